@@ -1,0 +1,65 @@
+"""The console command `gdpo-sr`, and how every command ends: `gdpo-sr train -opt
+options/gdpo_sr.yml`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import sys
+from collections.abc import Callable, Sequence
+
+from gdpo_sr.types import GDPOSRError
+
+COMMANDS = {
+    "train": "train by GDPO (stage 2) or NAOSD (stage 1) as an options file says",
+    "inference": "super-resolve a picture or a folder",
+    "evaluate": "score results with image quality metrics",
+}
+
+
+def run_main(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
+    """Exit status of ``main(argv)``; a mistake of the user becomes one line on standard error.
+
+    Returns:
+        What `main` returns, 2 after a GDPOSRError, 130 after Ctrl-C.
+    """
+    try:
+        return main(argv)
+    except GDPOSRError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``gdpo-sr COMMAND ...``; the module of a command is imported only when it is called."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    command = arguments[0] if arguments else ""
+    if command in COMMANDS:
+        module = importlib.import_module(f"gdpo_sr.{command}")
+        return run_main(module.main, arguments[1:])
+    if command in ("-h", "--help"):
+        print(_usage())
+        return 0
+    if command == "--version":
+        print(f"gdpo-sr {_version()}")
+        return 0
+    problem = f"no such command '{command}'" if command else "no command given"
+    print(f"error: {problem}; choose one of {', '.join(COMMANDS)}", file=sys.stderr)
+    return 2
+
+
+def _usage() -> str:
+    lines = [f"  {name:<11}{text}" for name, text in COMMANDS.items()]
+    head = "usage: gdpo-sr COMMAND ...\n\ncommands (gdpo-sr COMMAND --help for more):"
+    return "\n".join([head, *lines, "", "options: --help, --version"])
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("gdpo-sr")
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"

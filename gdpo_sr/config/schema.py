@@ -1,0 +1,138 @@
+"""The root of an options file and its small sections. Sections and key names follow BasicSR."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from gdpo_sr.config.base import OptionGroup, raise_problems
+from gdpo_sr.config.data_options import DatasetOptions
+from gdpo_sr.config.train_options import MetricOptions, TrainOptions
+
+
+class NetworkOptions(OptionGroup):
+    """The one-step generator that is tuned."""
+
+    base: str = Field(
+        "mini", min_length=1, description="mini (embedded), a diffusers folder, or a hub id."
+    )
+    revision: str | None = Field(None, min_length=1, description="Commit or tag of a hub id.")
+    t_add: int | None = Field(
+        None,
+        ge=0,
+        le=999,
+        description="Step at which noise is added; the paper: 250; null: as saved with the base.",
+    )
+    t_diff: int | None = Field(
+        None,
+        ge=0,
+        le=999,
+        description="Step that the UNet is told; the paper: 100; null: as saved with the base.",
+    )
+    prompt: str | None = Field(
+        None, description="Prompt of every image; null: the one saved with the base."
+    )
+
+    @model_validator(mode="after")
+    def _revision_of_hub_id(self) -> NetworkOptions:
+        if self.base == "mini" and self.revision is not None:
+            raise ValueError(f"revision = {self.revision!r}: base mini has none; remove revision")
+        return self
+
+
+class PathOptions(OptionGroup):
+    """Where a run is written and what it starts from."""
+
+    experiments_root: str = Field(
+        "experiments", min_length=1, description="Folder of all runs, from the working directory."
+    )
+    pretrain_lora: str | None = Field(
+        None, min_length=1, description="Folder of saved adapters to start from."
+    )
+    resume_state: str | None = Field(
+        None, min_length=1, description="Training state to continue from; see also --auto_resume."
+    )
+
+
+class ValOptions(OptionGroup):
+    """Comparison of policy and base on the validation photos with the same noise."""
+
+    val_freq: int = Field(
+        500, ge=0, description="Updates between validations; 0: only at the start and the end."
+    )
+    metrics: dict[str, MetricOptions] = Field(
+        default_factory=dict, description="Held-out metrics: reported, never rewarded."
+    )
+    save_img: bool = Field(True, description="Save the validation pictures.")
+    noise_seed: int = Field(0, ge=0, lt=2**31, description="Seed of the validation noise.")
+    num_noises: int = Field(1, ge=1, le=64, description="Noises per photo, averaged in the table.")
+
+
+class LoggerOptions(OptionGroup):
+    """What is told about a run, and how often, in updates."""
+
+    print_freq: int = Field(10, ge=1, description="Updates between log lines.")
+    save_checkpoint_freq: int = Field(100, ge=1, description="Updates between checkpoints.")
+    keep_checkpoints: int = Field(3, ge=1, description="Newest checkpoints that are kept.")
+    use_tb_logger: bool = Field(True, description="Write TensorBoard scalars and pictures.")
+    show_progress: bool = Field(True, description="Show a progress bar on a terminal.")
+    images_freq: int = Field(
+        100, ge=0, description="Updates between TensorBoard pictures; 0: none."
+    )
+
+
+class Options(OptionGroup):
+    """An options file of gdpo_sr."""
+
+    name: str = Field(
+        min_length=1, max_length=100, description="Name of the run and of its folder; no slashes."
+    )
+    model_type: Literal["GDPOModel"] = Field(
+        "GDPOModel", description="Trainer by its registered name; GDPOModel: stage 2."
+    )
+    scale: int = Field(4, ge=1, le=8, description="Enlargement of the LR image.")
+    manual_seed: int = Field(0, ge=0, lt=2**31, description="Seed of everything random in a run.")
+    num_threads: int | None = Field(
+        None, ge=1, le=1024, description="torch threads per process; null: torch's own choice."
+    )
+    datasets: DatasetOptions = Field(description="Training and validation photos.")
+    network_g: NetworkOptions = Field(
+        default_factory=NetworkOptions, description="The generator that is tuned."
+    )
+    path: PathOptions = Field(default_factory=PathOptions, description="Folders and start states.")
+    train: TrainOptions = Field(description="The optimization.")
+    val: ValOptions = Field(default_factory=ValOptions, description="Validation.")
+    logger: LoggerOptions = Field(default_factory=LoggerOptions, description="Logs, checkpoints.")
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_folder_name(cls, name: str) -> str:
+        if set(name) & set("/\\\0\n") or name in (".", "..") or name != name.strip():
+            raise ValueError("must be a plain folder name: no slash, no space at either end")
+        return name
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Options:
+        raise_problems(self._problems())
+        return self
+
+    def _problems(self) -> Iterator[str]:
+        yield from self._size_problems()
+        rewarded = {**self.train.reward.fidelity, **self.train.reward.perception}
+        for name in sorted(self.val.metrics.keys() & rewarded.keys()):
+            yield (
+                f"val.metrics.{name} is also a reward, so it is not held out: remove it "
+                "(validation reports every reward anyway) or rename it"
+            )
+
+    def _size_problems(self) -> Iterator[str]:
+        sizes = {"train": self.datasets.train.gt_size, "val": self.datasets.val.gt_size}
+        for part, size in sizes.items():
+            if size is not None and size % self.scale:
+                larger = size - size % self.scale + self.scale
+                yield (
+                    f"datasets.{part}.gt_size = {size} must be a multiple of scale = {self.scale}: "
+                    f"use {larger}"
+                )

@@ -1,0 +1,36 @@
+"""JSON schema of the options, for completion and checks in editors.
+
+Run: python -m gdpo_sr.config.schema_file [FILE]
+FILE is options/schema.json in the working directory by default.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from gdpo_sr.config.paths import write_text
+from gdpo_sr.config.schema import Options
+
+
+def schema_text() -> str:
+    """The schema as JSON text, with a line feed at its end."""
+    return json.dumps(Options.model_json_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the schema to the file named on the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="gdpo-sr schema", description="Write the JSON schema.")
+    parser.add_argument("file", nargs="?", type=Path, default=Path("options/schema.json"))
+    file = parser.parse_args(argv).file
+    if not file.parent.is_dir():
+        parser.error(f"{file}: no folder {file.parent}; run in the repository or name a file")
+    write_text(file, schema_text())
+    print(file)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,59 @@
+"""Small random draws that read only the generator they are given."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def uniform(low: float, high: float, generator: torch.Generator) -> float:
+    """A float in [low, high)."""
+    return low + (high - low) * float(torch.rand((), generator=generator, device=generator.device))
+
+
+def chance(probability: float, generator: torch.Generator) -> bool:
+    """True with the given probability."""
+    return uniform(0.0, 1.0, generator) < probability
+
+
+def integer(low: int, high: int, generator: torch.Generator) -> int:
+    """An integer in [low, high], both included."""
+    shape: tuple[int, ...] = ()
+    return int(torch.randint(low, high + 1, shape, generator=generator, device=generator.device))
+
+
+def choose(weights: Sequence[float], generator: torch.Generator) -> int:
+    """An index into `weights`, drawn in proportion to them (they need not sum to 1)."""
+    target = uniform(0.0, sum(weights), generator)
+    for index, weight in enumerate(weights):
+        target -= weight
+        if target < 0:
+            return index
+    return max(index for index, weight in enumerate(weights) if weight > 0)
+
+
+def uniform_per_sample(
+    count: int, bounds: tuple[float, float], generator: torch.Generator
+) -> Tensor:
+    """(count, 1, 1, 1) float32 in [bounds[0], bounds[1]), on the generator's device."""
+    unit = torch.rand((count, 1, 1, 1), generator=generator, device=generator.device)
+    return bounds[0] + (bounds[1] - bounds[0]) * unit
+
+
+def generator_for(*keys: int | str) -> torch.Generator:
+    """A fresh CPU generator whose stream depends on the keys alone, for example (seed, draw)."""
+    digest = hashlib.blake2b(repr(keys).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+def child_generator(generator: torch.Generator) -> torch.Generator:
+    """A generator on the same device, seeded by one draw.
+
+    For samplers that consume a number of draws which depends on the data (`torch.poisson`): what
+    `generator` yields afterwards does not depend on the pixels.
+    """
+    seed = torch.randint(2**62, (1,), generator=generator, device=generator.device)
+    return torch.Generator(generator.device).manual_seed(int(seed))

@@ -1,0 +1,129 @@
+"""Folders of photos: listing, checking sizes, reading with a bounded memory of decoded photos."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import get_worker_info
+
+from gdpo_sr.types import DatasetError, ImageError
+from gdpo_sr.utils.image_io import image_size, list_images, read_image
+
+logger = logging.getLogger("gdpo_sr")
+
+CACHE_BYTES = 1_000_000_000
+
+StrPath = str | os.PathLike[str]
+
+
+def list_photos(folder: StrPath, recursive: bool = False) -> list[Path]:
+    """Sorted paths of the pictures in `folder`, any format that Pillow reads.
+
+    Raises:
+        DatasetError: the folder is missing or holds no picture.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DatasetError(f"no such folder of photos: {folder}; correct the path")
+    return list_images(folder, recursive)
+
+
+def usable_photos(folder: StrPath, smallest: int, recursive: bool = True) -> list[Path]:
+    """Photos with a readable header and sides of `smallest` px or more; others are logged.
+
+    Raises:
+        DatasetError: the folder is missing or empty, or no photo is left.
+    """
+    paths = list_photos(folder, recursive)
+    usable = [path for path in paths if readable_size(path, smallest) is not None]
+    if not usable:
+        raise DatasetError(
+            f"none of the {len(paths)} pictures in {folder} is readable and at least {smallest} px "
+            f"on both sides: add larger photos or lower gt_size"
+        )
+    return usable
+
+
+def readable_size(path: Path, smallest: int) -> tuple[int, int] | None:
+    """(H, W) from the header; None and a log line if unreadable or a side is below `smallest`."""
+    try:
+        height, width = image_size(path)
+    except ImageError as error:
+        logger.warning("skipped: %s", error)
+        return None
+    if min(height, width) < smallest:
+        logger.warning("skipped: %s is %dx%d, limit %d px", path, width, height, smallest)
+        return None
+    return height, width
+
+
+class PhotoStore:
+    """Reads photos of a fixed list as uint8 and, with `cache`, keeps decoded ones.
+
+    The memory limit of 1 GB is shared out among loader workers. A photo that cannot be decoded is
+    logged once, even if several workers meet it.
+    """
+
+    def __init__(self, paths: list[Path], cache: bool) -> None:
+        self.paths = paths
+        self._cache: dict[int, Tensor] | None = {} if cache else None
+        self._cached_bytes = 0
+        self._is_broken = torch.zeros(len(paths), dtype=torch.bool).share_memory_()
+
+    def read(self, index: int) -> Tensor | None:
+        """(3, H, W) uint8, or None if the photo is broken."""
+        if self._cache is not None and index in self._cache:
+            return self._cache[index]
+        if self._is_broken[index]:
+            return None
+        try:
+            photo = to_bytes(read_image(self.paths[index]))
+        except ImageError as error:
+            self._is_broken[index] = True
+            logger.warning("skipped: %s", error)
+            return None
+        self._remember(index, photo)
+        return photo
+
+    def _remember(self, index: int, photo: Tensor) -> None:
+        worker = get_worker_info()
+        limit = CACHE_BYTES // (worker.num_workers if worker else 1)
+        if self._cache is not None and self._cached_bytes + photo.numel() <= limit:
+            self._cache[index] = photo
+            self._cached_bytes += photo.numel()
+
+    def __getstate__(self) -> dict[str, object]:
+        """Workers get the shared record of broken photos, but not the decoded ones."""
+        cache = None if self._cache is None else {}
+        return {**self.__dict__, "_cache": cache, "_cached_bytes": 0}
+
+
+def to_bytes(image: Tensor) -> Tensor:
+    """uint8 levels of a picture in [0, 1]."""
+    return (image * 255).round().to(torch.uint8)
+
+
+def to_unit(photo: Tensor) -> Tensor:
+    """float32 in [0, 1] of a uint8 picture."""
+    return photo.float() / 255
+
+
+def first_whole(
+    stores: tuple[PhotoStore, ...], candidates: Iterator[int]
+) -> tuple[int, tuple[Tensor, ...]]:
+    """The first candidate index that every store can read, with its photos.
+
+    Raises:
+        DatasetError: every candidate is broken.
+    """
+    for index in candidates:
+        photos = [photo for store in stores if (photo := store.read(index)) is not None]
+        if len(photos) == len(stores):
+            return index, tuple(photos)
+    folder = stores[0].paths[0].parent
+    raise DatasetError(f"no picture in {folder} can be decoded: replace the damaged files")

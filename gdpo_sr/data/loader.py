@@ -1,0 +1,62 @@
+"""The endless, resumable stream of batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+
+class DrawSampler(Sampler[int]):
+    """Draw numbers of one process, without end.
+
+    Step s of rank r of w gets the draws start + s*B*w + r*B up to B further: together the ranks of
+    a step draw what one process with the global batch B*w would.
+
+    Args:
+        start: first draw number of all processes together; to resume, the number of pictures drawn
+            so far.
+        rank, world: this process and how many there are.
+        batch_size: B, pictures per process and step.
+    """
+
+    def __init__(self, start: int, rank: int, world: int, batch_size: int) -> None:
+        if start < 0 or batch_size < 1 or not 0 <= rank < world:
+            raise ValueError(f"no draws for {start=}, {rank=}, {world=}, {batch_size=}")
+        self.start = start
+        self.rank = rank
+        self.world = world
+        self.batch_size = batch_size
+
+    def __iter__(self) -> Iterator[int]:
+        block = self.start + self.rank * self.batch_size
+        while True:
+            yield from range(block, block + self.batch_size)
+            block += self.world * self.batch_size
+
+
+def make_loader(
+    dataset: Dataset[dict[str, Any]],
+    batch_size: int,
+    num_workers: int = 0,
+    start_draw: int = 0,
+    rank: int = 0,
+    world: int = 1,
+) -> DataLoader[dict[str, Any]]:
+    """Batches of `dataset` by draw number: pictures (B, 3, H, W), B names, draws (B,) int64.
+
+    The stream depends on the dataset's seed and the draw numbers, not on `num_workers`. Workers are
+    spawned (safe beside CUDA and threads; PyTorch gives each one thread), so a script that asks for
+    them needs a `__main__` guard.
+    """
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=DrawSampler(start_draw, rank, world, batch_size),
+        num_workers=num_workers,
+        multiprocessing_context="spawn" if num_workers else None,
+        persistent_workers=num_workers > 0,
+        generator=torch.Generator(),  # else every iterator would draw from the global one
+    )

@@ -1,0 +1,114 @@
+"""NoiseAwareGenerator (NAOSD): encode, add noise at t_add, one UNet call at t_diff, decode (GDPO-SR section 3.1).
+
+Everything random comes in as a tensor, so that the same noise can be given to two models.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from gdpo_sr.generators.prompts import PromptEncoder
+from gdpo_sr.schedulers.one_step import OneStepScheduler
+
+
+class NoiseAwareGenerator(nn.Module):
+    """One-step generator over the parts of a Stable Diffusion style base.
+
+    Args:
+        unet: UNet2DConditionModel, called once per output.
+        vae: AutoencoderKL or a model with its interface.
+        prompt_encoder: prompts -> embeddings.
+        scheduler: the two timesteps and the noise schedule.
+        prompt: prompt used where the caller names none.
+    """
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        vae: nn.Module,
+        prompt_encoder: PromptEncoder,
+        scheduler: OneStepScheduler,
+        prompt: str = "",
+    ) -> None:
+        super().__init__()
+        self.unet = unet
+        self.vae = vae
+        self.prompt_encoder = prompt_encoder
+        self.scheduler = scheduler
+        self.prompt = prompt
+
+    @property
+    def pixels_per_latent(self) -> int:
+        """Side, in pixels, of the square that one latent pixel covers."""
+        patch = self.vae.config.get("patch_size")
+        return patch or 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def size_multiple(self) -> int:
+        """Height and width of pictures given to `encode` must be multiples of this many pixels."""
+        return self.pixels_per_latent * 2 ** (len(self.unet.config.block_out_channels) - 1)
+
+    def latent_shape(self, images: torch.Tensor) -> tuple[int, int, int, int]:
+        """Shape (N, c, h, w) of the latents of pictures (N, 3, H, W)."""
+        n, _, height, width = images.shape
+        p = self.pixels_per_latent
+        return n, self.vae.config.latent_channels, height // p, width // p
+
+    def encode(
+        self, images: torch.Tensor, posterior_noise: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Scaled latents (N, c, h, w) of pictures (N, 3, H, W) in [-1, 1].
+
+        `posterior_noise`, N(0, 1) of the latents' shape, draws from the encoder's posterior; None takes its mean.
+        """
+        posterior = self.vae.encode(images).latent_dist
+        latents = posterior.mean
+        if posterior_noise is not None:
+            latents = latents + posterior.std * posterior_noise
+        return latents * self.vae.config.scaling_factor
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Pictures (N, 3, H, W), clamped to [-1, 1], of scaled latents (N, c, h, w)."""
+        return self.vae.decode(latents / self.vae.config.scaling_factor).sample.clamp(-1, 1)
+
+    def predict_epsilon(
+        self, noisy: torch.Tensor, prompt_embeds: torch.Tensor, unet: nn.Module | None = None
+    ) -> torch.Tensor:
+        """The UNet's noise prediction at t_diff for noisy latents (N, c, h, w) and embeddings (N, tokens, d).
+
+        `unet` replaces the own one, for example by its wrapped form in distributed training.
+        """
+        network = self.unet if unet is None else unet
+        t_diff = self.scheduler.config.t_diff
+        prediction = network(noisy, t_diff, encoder_hidden_states=prompt_embeds).sample
+        return self.scheduler.to_epsilon(noisy, prediction)
+
+    def restore_latents(
+        self,
+        latents: torch.Tensor,
+        noise: torch.Tensor,
+        prompt_embeds: torch.Tensor,
+        t_add: int | None = None,
+    ) -> torch.Tensor:
+        """z_SR (N, c, h, w) of LR latents and injected noise of the same shape."""
+        noisy = self.scheduler.add_noise(latents, noise, t_add)
+        return self.scheduler.predict_x0(noisy, self.predict_epsilon(noisy, prompt_embeds))
+
+    def forward(
+        self,
+        images: torch.Tensor,
+        noise: torch.Tensor,
+        prompts: list[str] | None = None,
+        t_add: int | None = None,
+    ) -> torch.Tensor:
+        """Restored pictures (N, 3, H, W) in [-1, 1].
+
+        Args:
+            images: LR pictures already resized to the output size, (N, 3, H, W) in [-1, 1].
+            noise: N(0, 1) of shape `latent_shape(images)`.
+            prompts: one per picture; None uses the base's own.
+            t_add: timestep of the injected noise; None uses the saved one.
+        """
+        embeds = self.prompt_encoder(prompts or [self.prompt] * len(images))
+        return self.decode(self.restore_latents(self.encode(images), noise, embeds, t_add))

@@ -1,0 +1,142 @@
+"""Metrics by name: those of pyiqa, and the settings under which super-resolution papers report
+three of them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from gdpo_sr.metrics.niqe_parameters import niqe_parameters
+from gdpo_sr.metrics.pyiqa_build import build
+from gdpo_sr.types import MetricError
+
+# Y channel of YCbCr (ITU-R BT.601, as in MATLAB), no crop: the setting of OSEDiff's and GDPO-SR's
+# tables.
+OWN_NAMES: dict[str, tuple[str, dict[str, Any]]] = {
+    "psnr_y": ("psnr", {"test_y_channel": True, "color_space": "ycbcr"}),
+    "ssim_y": ("ssim", {"test_y_channel": True, "color_space": "ycbcr"}),
+}
+_OF_SETS = ("fid", "sfid", "fid_dinov2", "inception_score")  # no score of one image
+_ONE_BY_ONE = ("vif",)  # scores an image differently (by 3e-4) when others are in the batch
+_TOLERANCE = 1e-3  # values this far outside [0, 1] are rounding and are clipped
+
+
+class Metric:
+    """A measure of single images; made by `create_metric`.
+
+    Attributes:
+        name: as given to `create_metric`.
+        lower_better: whether a smaller score is a better image.
+        full_reference: whether it compares with a reference.
+        failures: images without a score so far.
+    """
+
+    def __init__(
+        self, name: str, model: Callable[..., Any], lower_better: bool, full_reference: bool
+    ):
+        self.name = name
+        self.lower_better = lower_better
+        self.full_reference = full_reference
+        self.failures = 0
+        self._model = model
+
+    @torch.no_grad()
+    def __call__(
+        self, images: torch.Tensor, references: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Scores (N,) float32 of `images`, each independent of the others; NaN where the metric has
+        none.
+
+        Args:
+            images: (N, 3, H, W), RGB in [0, 1].
+            references: (N, 3, H, W), needed by a full-reference metric and ignored by others.
+
+        Raises:
+            MetricError: missing references, wrong shapes, or values outside [0, 1].
+        """
+        inputs = [self._checked(part, images.shape) for part in self._inputs(images, references)]
+        count = 1 if self.name in _ONE_BY_ONE else max(len(images), 1)
+        parts = zip(*(part.split(count) for part in inputs), strict=True)
+        scores = torch.cat([self._whole(part) for part in parts])
+        for index in torch.nonzero(~scores.isfinite()).flatten().tolist():
+            scores[index] = self._single([part[index : index + 1] for part in inputs])
+        self.failures += int(scores.isnan().sum())
+        return scores.to(images.device)
+
+    def _inputs(self, images: torch.Tensor, references: torch.Tensor | None) -> list[torch.Tensor]:
+        if not self.full_reference:
+            return [images]
+        if references is None:
+            raise MetricError(f"metric '{self.name}' compares with a reference; give one per image")
+        return [images, references]
+
+    def _checked(self, images: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+        if images.ndim != 4 or images.shape[1] != 3 or images.shape != shape:
+            shapes = f"{tuple(shape)} and {tuple(images.shape)}"
+            raise MetricError(f"metric '{self.name}' needs equal shapes (N, 3, H, W), got {shapes}")
+        images = images.float()
+        if (images < -_TOLERANCE).any() or (images > 1 + _TOLERANCE).any():
+            low, high = float(images.min()), float(images.max())
+            raise MetricError(
+                f"metric '{self.name}' needs values in [0, 1], got {low:.3f} to {high:.3f}"
+            )
+        return images.clamp(0, 1)
+
+    def _whole(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Scores of the whole batch, or NaN for all of it where the metric fails."""
+        count = len(inputs[0])
+        try:
+            scores = torch.as_tensor(self._model(*inputs)).reshape(-1).float().cpu()
+        except Exception as error:  # one bad image; `_single` finds out which
+            logging.getLogger("gdpo_sr").debug(
+                "metric '%s' on %d images: %s", self.name, count, error
+            )
+            return torch.full((count,), torch.nan)
+        return scores.clone() if len(scores) == count else torch.full((count,), torch.nan)
+
+    def _single(self, inputs: list[torch.Tensor]) -> float:
+        """Score of a batch of one; NaN also for infinity."""
+        score = self._whole(inputs)
+        return float(score) if bool(score.isfinite().all()) else torch.nan
+
+
+def create_metric(name: str, device: str = "cpu", **options: Any) -> Metric:
+    """Build a metric.
+
+    Args:
+        name: `psnr_y`, `ssim_y` (Y channel of YCbCr, no crop) or any name of pyiqa; `niqe` needs no
+            download here.
+        device: where it is computed.
+        **options: for pyiqa, such as ``crop_border=4``.
+
+    Raises:
+        MetricError: unknown name (the closest ones are named), wrong option, or weights that cannot
+            be downloaded.
+    """
+    import pyiqa
+
+    theirs, preset = OWN_NAMES.get(name, (name, {}))
+    if theirs not in pyiqa.list_models():
+        raise MetricError(_unknown(name, [*OWN_NAMES, *pyiqa.list_models()]))
+    if theirs in _OF_SETS:
+        raise MetricError(
+            f"metric '{name}' compares whole sets of images; choose one that scores single images"
+        )
+    merged = {**preset, **options}
+    if name == "niqe" and "pretrained_model_path" not in merged:
+        with niqe_parameters() as path:
+            model = build(theirs, device, {**merged, "pretrained_model_path": str(path)})
+    else:
+        model = build(theirs, device, merged)
+    return Metric(name, model, bool(model.lower_better), model.metric_mode == "FR")
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    hint = f"did you mean {', '.join(close)}?" if close else "see pyiqa.list_models() for the names"
+    return f"unknown metric '{name}'; {hint}"

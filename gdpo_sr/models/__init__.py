@@ -1,0 +1,9 @@
+"""Trainers by the name that `model_type` gives them."""
+
+from gdpo_sr.models.gdpo_model import GDPOModel
+from gdpo_sr.registry import Registry
+
+MODELS = Registry("model_type")
+MODELS.register("GDPOModel")(GDPOModel)
+
+__all__ = ["MODELS", "GDPOModel"]

@@ -1,0 +1,122 @@
+"""Policy against base on the same pictures with the same noise: paired figures and their table."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from statistics import fmean, stdev
+from typing import Any
+
+
+@dataclass
+class MetricComparison:
+    """One metric, picture by picture.
+
+    Attributes:
+        name: of the metric.
+        lower_better: direction of the metric.
+        rewarded: whether it was part of the reward; the others are held out.
+        base, policy: one value per picture (mean over noises), NaN where the metric failed.
+    """
+
+    name: str
+    lower_better: bool
+    rewarded: bool
+    base: list[float]
+    policy: list[float]
+
+    def pairs(self) -> list[tuple[float, float]]:
+        """Pictures with both values."""
+        both = zip(self.base, self.policy, strict=True)
+        return [(b, p) for b, p in both if math.isfinite(b) and math.isfinite(p)]
+
+    def changes(self) -> list[float]:
+        """policy - base per picture with both values."""
+        return [policy - base for base, policy in self.pairs()]
+
+    def improved(self) -> int:
+        """Pictures that changed in the metric's direction."""
+        return sum(change < 0 if self.lower_better else change > 0 for change in self.changes())
+
+    def standard_error(self) -> float:
+        """Standard error of the mean change; NaN for fewer than two pictures."""
+        changes = self.changes()
+        return stdev(changes) / math.sqrt(len(changes)) if len(changes) > 1 else math.nan
+
+
+@dataclass
+class Comparison:
+    """All metrics of one validation.
+
+    Attributes:
+        iteration: updates done.
+        pictures: names of the pictures.
+        metrics: in the order of the table.
+    """
+
+    iteration: int
+    pictures: list[str]
+    metrics: list[MetricComparison] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; `from_json` reads them back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Comparison:
+        """What `to_json` wrote."""
+        rows = [MetricComparison(**row) for row in values["metrics"]]
+        return cls(values["iteration"], values["pictures"], rows)
+
+
+def mean(values: list[float]) -> float:
+    """Mean of the finite values, NaN if there is none."""
+    finite = [v for v in values if math.isfinite(v)]
+    return fmean(finite) if finite else math.nan
+
+
+def comparison_table(policy: Comparison, control: Comparison | None = None) -> str:
+    """Aligned text: base, GDPO, their paired change (with standard error) and on how many pictures it is a gain.
+
+    `control` adds the change of a run whose advantages were permuted inside each group.
+    """
+    header = ["metric", "", "base", "GDPO", "change", "+-", "better on"]
+    if control is not None:
+        header += ["control change", "+-", "better on"]
+    rows = [header]
+    others = {row.name: row for row in control.metrics} if control is not None else {}
+    for rewarded in (True, False):
+        for row in (r for r in policy.metrics if r.rewarded is rewarded):
+            label = "rewarded" if rewarded else "held out"
+            cells = [f"{row.name} {'(lower)' if row.lower_better else '(higher)'}", label]
+            cells += [_number(mean(row.base)), _number(mean(row.policy)), *_change_cells(row)]
+            if control is not None:
+                cells += _change_cells(others[row.name])
+            rows.append(cells)
+    return align(rows)
+
+
+def _change_cells(row: MetricComparison) -> list[str]:
+    changes = row.changes()
+    return [
+        f"{mean(changes):+.4f}",
+        _number(row.standard_error()),
+        f"{row.improved()}/{len(changes)}",
+    ]
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}"
+
+
+def align(rows: list[list[str]]) -> str:
+    """Columns of equal width: the first two to the left, numbers to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if i < 2 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,94 @@
+"""Paired validation: policy and base restore the same pictures from the same noise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from gdpo_sr.candidates import draw_noise, enlarge_lr, generate_group
+from gdpo_sr.data.draws import generator_for
+from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
+from gdpo_sr.lora import adapters_disabled
+from gdpo_sr.metrics import Metric
+from gdpo_sr.models.comparison import Comparison, MetricComparison, mean
+
+Scores = dict[str, list[float]]
+
+
+class PairedValidation:
+    """Compares the tuned UNet with itself, adapters off.
+
+    Args:
+        generator: its UNet carries the LoRA.
+        pairs: dicts of `hr` (3, H, W), `lr` and `name`, as from `make_validation_set`.
+        metrics: by the name they get in the table.
+        rewarded: names of those that are part of the reward.
+        noise_seed, num_noises: the injected noise of picture i and repetition k depends on (noise_seed, i, k) alone.
+    """
+
+    def __init__(
+        self,
+        generator: NoiseAwareGenerator,
+        pairs: list[dict[str, Any]],
+        metrics: Mapping[str, Metric],
+        rewarded: set[str],
+        noise_seed: int = 0,
+        num_noises: int = 1,
+    ) -> None:
+        self.generator = generator
+        self.pairs = pairs
+        self.metrics = metrics
+        self.rewarded = rewarded
+        self.noise_seed = noise_seed
+        self.num_noises = num_noises
+        self._base: tuple[Scores, list[torch.Tensor]] | None = None
+
+    def run(self, iteration: int) -> tuple[Comparison, list[dict[str, torch.Tensor]]]:
+        """Figures, and for every picture `lr` (enlarged), `base`, `policy`, `hr`: (3, H, W) in [0, 1], first noise."""
+        if self._base is None:
+            with adapters_disabled(self.generator.unet):
+                self._base = self._restore_and_score()
+        base, base_images = self._base
+        policy, policy_images = self._restore_and_score()
+        rows = [
+            MetricComparison(n, m.lower_better, n in self.rewarded, base[n], policy[n])
+            for n, m in self.metrics.items()
+        ]
+        names = [pair["name"] for pair in self.pairs]
+        pictures = [
+            {
+                "lr": enlarge_lr(pair["lr"][None], pair["hr"][None])[0] / 2 + 0.5,
+                "base": before,
+                "policy": after,
+                "hr": pair["hr"],
+            }
+            for pair, before, after in zip(self.pairs, base_images, policy_images, strict=True)
+        ]
+        return Comparison(iteration, names, rows), pictures
+
+    def _restore_and_score(self) -> tuple[Scores, list[torch.Tensor]]:
+        scores: Scores = {name: [] for name in self.metrics}
+        pictures = []
+        for index, pair in enumerate(self.pairs):
+            restored = self._restore(index, pair)
+            hr = pair["hr"].to(restored).expand_as(restored)
+            for name, metric in self.metrics.items():
+                scores[name].append(mean(metric(restored, hr).tolist()))
+            pictures.append(restored[0].cpu())
+        return scores, pictures
+
+    def _restore(self, index: int, pair: dict[str, Any]) -> torch.Tensor:
+        """Restorations (num_noises, 3, H, W) in [0, 1] of picture `index`."""
+        device = next(self.generator.unet.parameters()).device
+        enlarged = enlarge_lr(pair["lr"][None], pair["hr"][None]).to(device)
+        shape = self.generator.latent_shape(enlarged)
+        noise = [
+            draw_noise(shape, generator_for("noise", self.noise_seed, index, k), device)
+            for k in range(self.num_noises)
+        ]
+        group = generate_group(
+            self.generator, enlarged, torch.stack(noise, 1), [self.generator.prompt], chunk=1
+        )
+        return group[0] / 2 + 0.5

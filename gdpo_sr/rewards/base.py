@@ -1,0 +1,40 @@
+"""What a reward is: a callable that scores groups of candidates, higher being better."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+import torch
+
+from gdpo_sr.types import MetricError
+
+Kind = Literal["fidelity", "perception"]
+
+
+class Reward(Protocol):
+    """Anything with these attributes can be a reward.
+
+    Attributes:
+        name: for logs and error messages.
+        weight: share among the rewards of its kind, not negative.
+        kind: "fidelity" (full reference, counts in smooth areas) or "perception" (counts in
+            textured ones).
+    """
+
+    name: str
+    weight: float
+    kind: Kind
+
+    def __call__(self, candidates: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
+        """Scores (B, G) of `candidates` (B, G, 3, H, W) against `hr` (B, 3, H, W), in [0, 1]."""
+        ...
+
+
+def check_shapes(name: str, candidates: torch.Tensor, hr: torch.Tensor) -> None:
+    """Raise MetricError unless `candidates` is (B, G, 3, H, W) and `hr` the (B, 3, H, W) that
+    belongs to it.
+    """
+    expected = (candidates.shape[0], *candidates.shape[2:])
+    if candidates.ndim != 5 or candidates.shape[2] != 3 or tuple(hr.shape) != expected:
+        got = f"{tuple(candidates.shape)} and {tuple(hr.shape)}"
+        raise MetricError(f"reward '{name}' needs (B, G, 3, H, W) and (B, 3, H, W), got {got}")

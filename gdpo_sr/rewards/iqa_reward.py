@@ -1,0 +1,75 @@
+"""Any metric of `gdpo_sr.metrics` as a reward."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from gdpo_sr.metrics import create_metric
+from gdpo_sr.rewards.base import Kind, check_shapes
+from gdpo_sr.types import OptionError
+
+
+class IQAReward:
+    """Scores of an image quality metric, with the sign turned where lower is better.
+
+    Args:
+        metric_name: `psnr_y`, `ssim_y`, `niqe` or any name of pyiqa.
+        kind: "fidelity" or "perception".
+        weight: share among the rewards of its kind, not negative.
+        device: where the metric is computed.
+        options: for pyiqa, such as ``{"crop_border": 4}``.
+        chunk: images scored at a time, all if None; it bounds memory and does not change the
+            scores.
+
+    Raises:
+        MetricError: unknown metric or weights that cannot be downloaded.
+        OptionError: `weight`, `kind` or `chunk` is out of range.
+    """
+
+    def __init__(
+        self,
+        metric_name: str,
+        kind: Kind,
+        weight: float = 1.0,
+        device: str = "cpu",
+        options: Mapping[str, Any] | None = None,
+        chunk: int | None = None,
+    ) -> None:
+        if kind not in ("fidelity", "perception"):
+            raise OptionError(
+                f"reward '{metric_name}': kind '{kind}' is not fidelity or perception"
+            )
+        if weight < 0:
+            raise OptionError(
+                f"reward '{metric_name}': weight {weight} is negative; give 0 or more"
+            )
+        if chunk is not None and chunk < 1:
+            raise OptionError(
+                f"reward '{metric_name}': chunk {chunk} is less than 1; give 1 or more"
+            )
+        self.name = metric_name
+        self.kind = kind
+        self.weight = weight
+        self.metric = create_metric(metric_name, device, **(options or {}))
+        self._chunk = chunk
+
+    def __call__(self, candidates: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
+        """Scores (B, G) float32, higher is better, NaN where the metric fails; no gradient.
+
+        Args:
+            candidates: (B, G, 3, H, W), RGB in [0, 1].
+            hr: (B, 3, H, W), RGB in [0, 1].
+
+        Raises:
+            MetricError: wrong shapes, or values outside [0, 1].
+        """
+        check_shapes(self.name, candidates, hr)
+        images = candidates.flatten(0, 1)
+        references = hr.repeat_interleave(candidates.shape[1], dim=0)
+        chunk = self._chunk or len(images)
+        pairs = zip(images.split(chunk), references.split(chunk), strict=True)
+        scores = torch.cat([self.metric(part, reference) for part, reference in pairs])
+        return (-scores if self.metric.lower_better else scores).reshape(candidates.shape[:2])

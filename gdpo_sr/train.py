@@ -1,0 +1,105 @@
+"""`train.py -opt options/gdpo_sr.yml`: train as an options file says, then print base against result."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+
+from gdpo_sr.config.load import dump_options, load_options
+from gdpo_sr.config.paths import ExperimentPaths
+from gdpo_sr.config.schema import Options
+from gdpo_sr.models import MODELS
+from gdpo_sr.models.comparison import Comparison, comparison_table
+from gdpo_sr.utils.logger import get_logger
+
+STOPPED = 130
+"""Exit status of a run that a signal stopped; its state is saved."""
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Command line of `train.py`, BasicSR's names."""
+    parser = argparse.ArgumentParser(
+        prog="train.py", description="Train as an options file says.", allow_abbrev=False
+    )
+    parser.add_argument("-opt", required=True, metavar="FILE", help="options file (YAML)")
+    parser.add_argument(
+        "--force_yml",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change options, for example train:total_iter=20 train:optim_g:lr=1e-4",
+    )
+    parser.add_argument(
+        "--auto_resume", action="store_true", help="go on from the newest checkpoint of this run"
+    )
+    parser.add_argument(
+        "--control",
+        action="store_true",
+        help="train a second run with permuted advantages and print its change beside the first's",
+    )
+    parser.add_argument("--dry_run", action="store_true", help="print the resolved options and stop")
+    return parser.parse_args(argv)
+
+
+def build_accelerator(options: Options) -> Accelerator:
+    """Devices, precision and processes; half precision that the device lacks becomes float32, with a warning."""
+    wanted = options.train.mixed_precision
+    if wanted == "fp16" and not torch.cuda.is_available():
+        get_logger().warning("train.mixed_precision fp16 needs a GPU: this run uses float32")
+        wanted = "no"
+    return Accelerator(mixed_precision=wanted)
+
+
+def run(options: Options, auto_resume: bool) -> tuple[Comparison | None, str]:
+    """Train one run. Returns its last comparison (None if it was stopped) and the path of its picture."""
+    accelerator = build_accelerator(options)
+    set_seed(options.manual_seed)
+    paths = ExperimentPaths(options.path.experiments_root, options.name)
+    resume = auto_resume or options.path.resume_state is not None
+    logger = get_logger(main_process=accelerator.is_main_process)
+    if accelerator.is_main_process:
+        archived = paths.prepare(dump_options(options), resume)
+        if archived is not None:
+            logger.info("the earlier run of this name is now %s", archived)
+    accelerator.wait_for_everyone()
+    model = MODELS.get(options.model_type)(options, paths, accelerator)
+    if resume and not model.resume():
+        logger.info("no checkpoint in %s: starting afresh", paths.training_states)
+    finished = model.fit()
+    model.close()
+    return (model.last_comparison if finished else None), str(model.side_by_side_path)
+
+
+def control_of(options: Options) -> Options:
+    """The same run with advantages permuted inside each group, under another name."""
+    train = options.train.model_copy(update={"control": "permuted_advantages"})
+    return options.model_copy(update={"name": f"{options.name}_control", "train": train})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    arguments = parse_arguments(argv)
+    options = load_options(arguments.opt, arguments.force_yml)
+    if arguments.dry_run:
+        print(dump_options(options), end="")
+        return 0
+    if options.num_threads is not None:
+        torch.set_num_threads(options.num_threads)
+    comparison, picture = run(options, arguments.auto_resume)
+    if comparison is None:
+        return STOPPED
+    control = None
+    if arguments.control:
+        control, _ = run(control_of(options), arguments.auto_resume)
+        if control is None:
+            return STOPPED
+    count = len(comparison.pictures)
+    print(f"\n{options.name}: base against GDPO on {count} validation pictures, same noise, paired")
+    print(comparison_table(comparison, control))
+    print(f"\nside by side: {picture}")
+    print(f"LoRA:         {options.path.experiments_root}/{options.name}/models/lora_latest")
+    return 0

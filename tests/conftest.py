@@ -1,0 +1,38 @@
+"""Fixtures: where recorded numbers are, and one thread so that sums are reproducible."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+TESTS = Path(__file__).parent
+SHARED = TESTS.parent.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """Folder with benchmark pairs and large recordings, which users of the repository do not have."""
+    if not SHARED.is_dir():
+        pytest.skip("needs the folder ../shared (recordings that are not part of the repository)")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """Path of a recorded file: `tests/golden` first, then `../shared/golden`, else skip."""
+
+    def find(name: str) -> Path:
+        for folder in (TESTS / "golden", SHARED / "golden"):
+            if (folder / name).exists():
+                return folder / name
+        pytest.skip(f"needs ../shared/golden/{name} (a recording that is not part of the repository)")
+
+    return find
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Sums in one order, whatever the machine."""
+    torch.set_num_threads(1)

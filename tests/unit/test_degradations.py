@@ -1,0 +1,243 @@
+"""The degradation: released settings, one generator, 8-bit output, bad input."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from gdpo_sr.config.degradation import DegradationOptions
+from gdpo_sr.data.degradations import (
+    RealESRGANDegradation,
+    _add_noise,
+    _poisson_noise,
+)
+from gdpo_sr.data.draws import generator_for
+from gdpo_sr.types import ImageError
+
+
+@pytest.fixture(scope="module")
+def hr() -> torch.Tensor:
+    """Two smooth pictures with some texture, (2, 3, 64, 96)."""
+    rows, columns = torch.meshgrid(
+        torch.linspace(0, 1, 64), torch.linspace(0, 1, 96), indexing="ij"
+    )
+    texture = 0.1 * torch.rand(2, 3, 64, 96, generator=generator_for("hr"))
+    return (0.4 * rows + 0.4 * columns + texture).clamp(0, 1)
+
+
+def degrade(hr: torch.Tensor, seed: int, **options: object) -> torch.Tensor:
+    return RealESRGANDegradation(DegradationOptions(**options))(hr, generator_for(seed))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_output_is_a_small_8_bit_picture(hr, seed):
+    lr = degrade(hr, seed)
+    assert lr.shape == (2, 3, 16, 24) and lr.dtype == torch.float32
+    assert torch.isfinite(lr).all() and lr.min() >= 0 and lr.max() <= 1
+    torch.testing.assert_close(lr * 255, (lr * 255).round(), rtol=0, atol=1e-4)
+    small = torch.nn.functional.interpolate(hr, scale_factor=0.25, mode="area")
+    assert (lr - small).abs().mean() < 0.15  # degraded, but the same picture
+
+
+def test_seed_decides_and_global_random_state_is_untouched(hr):
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    first, again, other = degrade(hr, 5), degrade(hr, 5), degrade(hr, 6)
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.array_equal(np.random.get_state()[1], before[1])
+    assert random.getstate() == before[2]
+
+
+def test_input_is_not_changed_and_global_state_does_not_matter(hr):
+    copy = hr.clone()
+    first = degrade(hr, 2)
+    torch.manual_seed(123)
+    np.random.seed(123)
+    assert torch.equal(degrade(hr, 2), first) and torch.equal(hr, copy)
+
+
+def test_pictures_of_a_batch_are_degraded_differently(hr):
+    lr = degrade(hr[:1].expand(2, -1, -1, -1), 0)
+    assert not torch.equal(lr[0], lr[1])
+
+
+@pytest.mark.parametrize("gaussian", [0.0, 1.0])
+def test_the_stream_after_a_picture_does_not_depend_on_its_pixels(hr, gaussian):
+    """Poisson sampling uses up more or fewer draws according to the pixels."""
+    stage = {"gaussian_noise_prob": gaussian}
+    after = []
+    for picture in (hr, hr.flip(-1) ** 2):
+        generator = generator_for(0)
+        degradation = RealESRGANDegradation(DegradationOptions(first=stage, second=stage))
+        degradation(picture, generator)
+        after.append(torch.rand(1, generator=generator))
+    assert torch.equal(*after)
+
+
+def test_memory_format_does_not_matter(hr):
+    assert torch.equal(degrade(hr.to(memory_format=torch.channels_last), 3), degrade(hr, 3))
+
+
+@pytest.mark.parametrize("scale", [1, 2, 4])
+def test_scale(hr, scale):
+    lr = RealESRGANDegradation(scale=scale)(hr, generator_for(0))
+    assert lr.shape == (2, 3, 64 // scale, 96 // scale)
+
+
+def test_best_jpeg_quality_is_finite(hr):
+    """Quality 100 would divide by quantisation tables of zeros."""
+    options = {"first": {"jpeg_range": (100, 100)}, "second": {"jpeg_range": (100, 100)}}
+    assert torch.isfinite(degrade(hr, 0, **options)).all()
+
+
+def test_no_colour_fringe_from_jpeg_padding():
+    """A flat picture without noise stays flat up to its edges, though 60 is no multiple of 16."""
+    calm = {"noise_range": (0, 0), "gaussian_noise_prob": 1.0, "sinc_prob": 0.0}
+    flat = torch.full((1, 3, 60, 60), 0.5)
+    flat[:, 0] = 0.8
+    lr = degrade(flat, 1, first=calm, second=calm, final_sinc_prob=0.0)
+    assert (lr - flat[..., :1, :1]).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("kind", [0.0, 1.0])
+def test_grey_noise_is_equal_in_all_channels(kind):
+    image = torch.full((2, 3, 32, 32), 0.5)
+    image[..., :16] = 0.4
+    grey, colour = (
+        DegradationOptions(first={"gray_noise_prob": p, "gaussian_noise_prob": kind}).first
+        for p in (1.0, 0.0)
+    )
+    noise = _add_noise(image, grey, generator_for(1)) - image
+    assert noise.abs().max() > 0
+    torch.testing.assert_close(noise[:, 0], noise[:, 2], rtol=0, atol=1e-6)
+    noise = _add_noise(image, colour, generator_for(1)) - image
+    assert not torch.allclose(noise[:, 0], noise[:, 2], atol=1e-3)
+
+
+def test_gaussian_noise_has_the_asked_sigma():
+    stage = DegradationOptions(
+        first={"gaussian_noise_prob": 1.0, "noise_range": (10, 10), "gray_noise_prob": 0.0}
+    ).first
+    image = torch.full((1, 3, 128, 128), 0.5)
+    noise = (_add_noise(image, stage, generator_for(0)) - image) * 255
+    assert noise.std().item() == pytest.approx(10, rel=0.02)
+
+
+def test_poisson_noise_has_the_variance_of_its_photon_count():
+    """Two levels give 2 photons at white, so white has variance 2 / 2**2 = 0.5 and black none."""
+    image = torch.zeros(1, 1, 128, 256)
+    image[..., 128:] = 1.0
+    noise = _poisson_noise(image, generator_for(0))
+    assert noise[..., :128].abs().max() == 0
+    assert noise[..., 128:].var().item() == pytest.approx(0.5, rel=0.05)
+
+
+def test_two_degradations_do_not_share_jpeg_tables(hr):
+    """basicsr's tables are module globals: moving one codec to a device would move all."""
+    one, two = RealESRGANDegradation(), RealESRGANDegradation()
+    device = torch.device("cpu")
+    tables = [d._codec(device).compress.y_quantize.y_table for d in (one, two)]
+    assert tables[0].data_ptr() != tables[1].data_ptr()
+
+
+@pytest.mark.parametrize(
+    ("picture", "message"),
+    [
+        (torch.rand(3, 64, 64), "pass float"),
+        (torch.rand(1, 1, 64, 64), "pass float"),
+        (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), "pass float"),
+        (torch.rand(1, 3, 66, 64), "not divisible by scale 4"),
+        (torch.rand(1, 3, 40, 64), "44 px at least"),
+    ],
+)
+def test_bad_pictures(picture, message):
+    with pytest.raises(ImageError, match=message):
+        RealESRGANDegradation()(picture, generator_for(0))
+
+
+def test_smallest_size_works():
+    degradation = RealESRGANDegradation()
+    size = degradation.smallest_size()
+    for seed in range(20):
+        lr = degradation(torch.rand(1, 3, size, size), generator_for(seed))
+        assert lr.shape[-1] == size // 4
+
+
+def test_released_settings():
+    options = DegradationOptions()
+    assert options.model_dump() == {
+        "first": {
+            "blur_prob": 1.0,
+            "sinc_prob": 0.1,
+            "blur_sigma": (0.2, 3.0),
+            "betag_range": (0.5, 4.0),
+            "betap_range": (1.0, 2.0),
+            "resize_prob": (0.2, 0.7, 0.1),
+            "resize_range": (0.3, 1.5),
+            "gaussian_noise_prob": 0.5,
+            "noise_range": (1.0, 15.0),
+            "poisson_scale_range": (0.05, 2.0),
+            "gray_noise_prob": 0.4,
+            "jpeg_range": (60.0, 95.0),
+        },
+        "second": {
+            "blur_prob": 0.5,
+            "sinc_prob": 0.1,
+            "blur_sigma": (0.2, 1.5),
+            "betag_range": (0.5, 4.0),
+            "betap_range": (1.0, 2.0),
+            "resize_prob": (0.3, 0.4, 0.3),
+            "resize_range": (0.6, 1.2),
+            "gaussian_noise_prob": 0.5,
+            "noise_range": (1.0, 12.0),
+            "poisson_scale_range": (0.05, 1.0),
+            "gray_noise_prob": 0.4,
+            "jpeg_range": (60.0, 100.0),
+        },
+        "final_sinc_prob": 0.8,
+        "kernel_size_range": (7, 21),
+        "kernel_mix": {
+            "iso": 0.45,
+            "aniso": 0.25,
+            "generalized_iso": 0.12,
+            "generalized_aniso": 0.03,
+            "plateau_iso": 0.12,
+            "plateau_aniso": 0.03,
+        },
+    }
+
+
+def test_a_partly_given_second_stage_keeps_the_other_second_stage_defaults():
+    options = DegradationOptions.model_validate({"second": {"blur_prob": 1.0}})
+    assert options.second.noise_range == (1.0, 12.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"final_sinc_prob": 1.5}, "less than or equal to 1"),
+        ({"first": {"noise_range": (5, 1)}}, "upside down"),
+        ({"first": {"resize_range": (1.2, 1.5)}}, "must contain 1"),
+        ({"first": {"resize_prob": (0, 0, 0)}}, "sum to 0"),
+        ({"first": {"jpeg_range": (0, 95)}}, "greater than or equal to 1"),
+        ({"first": {"blur_sigma": (0, 3)}}, "greater than 0"),
+        ({"first": {"noise_range": (1, float("nan"))}}, "finite number"),
+        ({"kernel_size_range": (7, 23)}, "less than or equal to 21"),
+        ({"kernel_size_range": (8, 20)}, "must be odd"),
+        ({"kernel_mix": {"gaussian": 1}}, "Extra inputs"),
+        ({"secnd": {}}, "Extra inputs"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValidationError, match=message):
+        DegradationOptions.model_validate(options)
+
+
+def test_kernel_mix_needs_a_kernel():
+    weights = dict.fromkeys(DegradationOptions().kernel_mix.model_dump(), 0.0)
+    with pytest.raises(ValidationError, match="0 for every kernel"):
+        DegradationOptions.model_validate({"kernel_mix": weights})

@@ -1,0 +1,84 @@
+"""Run folders: made, archived, never overwritten; a resumed run tells what changed."""
+
+from __future__ import annotations
+
+import logging
+import re
+
+import pytest
+
+from gdpo_sr.config.paths import ExperimentPaths, changed_keys, write_text
+from gdpo_sr.types import OptionError
+
+OLD = "name: a\ntrain: {total_iter: 5, optim_g: {lr: 1e-4}}\nlogger: {print_freq: 1}\n"
+
+
+def test_folders_and_options_file(tmp_path):
+    paths = ExperimentPaths(tmp_path / "experiments", "a")
+    assert paths.prepare(OLD, resume=False) is None
+    made = {path.name for path in paths.folder.iterdir()}
+    assert made == {"models", "training_states", "visualization", "log", "options.yml"}
+    assert paths.options_file.read_text() == OLD
+
+
+def test_existing_runs_are_archived_even_within_one_second(tmp_path):
+    paths = ExperimentPaths(tmp_path, "a")
+    archives = []
+    for run in range(4):
+        archives.append(paths.prepare(f"name: a\nmanual_seed: {run}\n", resume=False))
+        (paths.models / "lora.txt").write_text(str(run))
+    assert archives[0] is None and len(set(archives)) == 4
+    for run, archive in enumerate(archives[1:]):
+        assert re.fullmatch(r"a_archived_\d{8}_\d{6}(_\d)?", archive.name)
+        assert (archive / "models" / "lora.txt").read_text() == str(run)
+        assert (archive / "options.yml").read_text().endswith(f": {run}\n")
+    assert (paths.models / "lora.txt").read_text() == "3"
+
+
+def test_resume_keeps_the_run(tmp_path, caplog):
+    paths = ExperimentPaths(tmp_path, "a")
+    paths.prepare(OLD, resume=False)
+    (paths.training_states / "state").write_text("kept")
+    longer = OLD.replace("total_iter: 5", "total_iter: 9").replace("print_freq: 1", "print_freq: 2")
+    with caplog.at_level(logging.WARNING):
+        assert paths.prepare(longer, resume=True) is None
+    assert not caplog.records
+    assert (paths.training_states / "state").read_text() == "kept"
+    assert paths.options_file.read_text() == longer
+
+
+def test_resume_with_other_options_warns(tmp_path, caplog):
+    paths = ExperimentPaths(tmp_path, "a")
+    paths.prepare(OLD, resume=False)
+    with caplog.at_level(logging.WARNING):
+        paths.prepare(OLD.replace("1e-4", "2e-4") + "scale: 2\n", resume=True)
+    assert len(caplog.records) == 1
+    assert caplog.records[0].getMessage().endswith("started with: scale, train.optim_g.lr")
+
+
+def test_resume_without_a_run_starts_one(tmp_path):
+    paths = ExperimentPaths(tmp_path, "a")
+    assert paths.prepare(OLD, resume=True) is None
+    assert paths.options_file.exists()
+
+
+def test_changed_keys():
+    old = {"train": {"total_iter": 1, "rank": 4}, "val": {"a": 1}, "datasets": {"val": {"seed": 0}}}
+    new = {"train": {"total_iter": 2, "rank": 4}, "val": {"a": 2}, "datasets": {"val": {"seed": 1}}}
+    assert changed_keys(old, new) == ["datasets.val.seed"]
+    assert changed_keys({}, {"path": {"x": 1}, "extra": {}}) == ["extra"]
+
+
+def test_unwritable_root_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OptionError) as caught:
+        ExperimentPaths(tmp_path / "file", "a").prepare(OLD, resume=False)
+    assert "choose another path.experiments_root" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_write_text_leaves_no_temporary_file(tmp_path):
+    write_text(tmp_path / "a.txt", "ü")
+    write_text(tmp_path / "a.txt", "é")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "é"
