@@ -62,5 +62,5 @@ setup(
     package_data={"gdpo_sr": ["py.typed", "assets/**/*"]},
     install_requires=INSTALL,
     extras_require={"dev": DEVELOPMENT},
-    entry_points={"console_scripts": ["gdpo-sr=gdpo_sr.cli:console"]},
+    entry_points={"console_scripts": ["gdpo-sr=gdpo_sr.cli:main"]},
 )

@@ -1,6 +1,8 @@
-"""Scores of a group -> advantages (GDPO-SR section 3.2 and 3.3; NVIDIA's GDPO, arXiv 2601.05242, section 3).
+"""Scores of a group -> advantages (GDPO-SR section 3.2 and 3.3; NVIDIA's GDPO, arXiv 2601.05242,
+section 3).
 
-B images, G candidates per image, K rewards; higher scores are better. A group that ties, or a score that is missing (NaN),
+B images, G candidates per image, K rewards; higher scores are better. A group that ties, or a score
+that is missing (NaN),
 never makes another one NaN: its advantage is 0.
 """
 
@@ -52,14 +54,14 @@ def normalize_min_max(scores: Scores) -> Scores:
 def weighted_mean(scores: list[Scores], weights: list[float] | None = None) -> Scores:
     """Weighted mean of several (B, G) scores, each min-max normalised inside its group first.
 
-    A candidate that lacks one score is rated by the mean over its others; one that lacks all stays NaN.
+    A metric that failed on a whole group counts as a tie. A candidate that lacks one score of its
+    group is NaN: it cannot be compared with the others.
     """
     normalized = torch.stack([normalize_min_max(s) for s in scores])
+    silent = ~normalized.isfinite().any(-1, keepdim=True)
+    normalized = torch.where(silent, 0, normalized)
     shares = normalized.new_tensor(weights or [1.0] * len(scores))[:, None, None]
-    finite = normalized.isfinite()
-    total = (shares * finite).sum(0)
-    rated = torch.where(finite, normalized * shares, 0).sum(0)
-    return torch.where(finite.any(0), rated / torch.where(total > 0, total, 1), torch.nan)
+    return (shares * normalized).sum(0) / shares.sum()
 
 
 def attribute_aware_reward(
@@ -78,21 +80,21 @@ def attribute_aware_reward(
         fr_weights, nr_weights: weight of each score inside its mean; None weighs them alike.
 
     Returns:
-        (B, G), NaN for a candidate without any score.
+        (B, G), NaN for a candidate that lacks a score.
     """
     rho_d = texture[:, None]
-    parts = [
-        (share, weighted_mean(scores, weights))
-        for share, scores, weights in ((1 - rho_d, fr, fr_weights), (rho_d, nr, nr_weights))
-        if scores
-    ]
-    missing = torch.stack([part.isnan() for _, part in parts]).all(0)
-    reward = sum(share * part.nan_to_num(0.0) for share, part in parts)
-    return torch.where(missing, torch.nan, reward)
+    reward = torch.zeros((), dtype=rho_d.dtype, device=rho_d.device)
+    if fr:
+        reward = reward + (1 - rho_d) * weighted_mean(fr, fr_weights)
+    if nr:
+        reward = reward + rho_d * weighted_mean(nr, nr_weights)
+    return reward
 
 
 def group_advantages(rewards: Scores) -> Scores:
-    """A = (R - mean) / (std + 1e-8) inside each group, unbiased std; (B, G) -> (B, G), rows sum to 0, never NaN."""
+    """A = (R - mean) / (std + 1e-8) inside each group, unbiased std; (B, G) -> (B, G), rows sum to
+    0, never NaN.
+    """
     mean, std = finite_mean(rewards, -1), finite_std(rewards, -1)
     advantages = (rewards - mean) / (std + EPS_GROUP)
     return torch.where(rewards.isfinite() & ~tied(rewards), advantages, 0)
@@ -101,7 +103,8 @@ def group_advantages(rewards: Scores) -> Scores:
 def decoupled_advantages(rewards: torch.Tensor, weights: torch.Tensor | list[float]) -> Scores:
     """Reward-decoupled normalisation (NVIDIA's GDPO).
 
-    Each reward is z-scored inside its group, the weighted sum is standardised over the whole batch. In distributed training
+    Each reward is z-scored inside its group, the weighted sum is standardised over the whole batch.
+    In distributed training
     gather `rewards` over all processes first.
 
     Args:
@@ -121,6 +124,8 @@ def decoupled_advantages(rewards: torch.Tensor, weights: torch.Tensor | list[flo
 
 
 def permute_within_groups(advantages: Scores, rng: torch.Generator) -> Scores:
-    """Control experiment: each group's advantages, handed to its candidates at random; (B, G) -> (B, G)."""
+    """Control experiment: each group's advantages, handed to its candidates at random; (B, G) ->
+    (B, G).
+    """
     order = torch.rand(advantages.shape, generator=rng, device=rng.device).argsort(-1)
     return advantages.gather(-1, order.to(advantages.device))

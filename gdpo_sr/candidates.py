@@ -1,4 +1,4 @@
-"""Groups of candidates: one LR picture, G noises, G restorations, image-major (B, G, ...) throughout."""
+"""Groups of candidates: one LR picture, G noises, G restorations; image-major (B, G, ...)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
+from gdpo_sr.lora import adapters_disabled
 from gdpo_sr.types import SRBatch
 
 
@@ -15,17 +16,17 @@ def draw_noise(
     device: torch.device | str,
     dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
-    """Standard normal tensor, drawn where `rng` lives (the same numbers for every device), then moved."""
+    """Standard normal tensor, drawn where `rng` lives, so that no device changes it, then moved."""
     return torch.randn(tuple(shape), generator=rng, device=rng.device).to(device, dtype)
 
 
 def enlarge_lr(lr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
-    """LR pictures (B, 3, h, w) in [0, 1], bicubic at the size of hr, in the generator's range [-1, 1]."""
+    """LR pictures (B, 3, h, w) in [0, 1], bicubic at the size of hr, in the generator's [-1, 1]."""
     return F.interpolate(lr, size=hr.shape[-2:], mode="bicubic").clamp(0, 1) * 2 - 1
 
 
 def repeat_prompts(prompts: list[str], group_size: int) -> list[str]:
-    """Prompts of flattened (B, G) candidates: each picture's own prompt G times, picture by picture."""
+    """Prompts of flattened (B, G) candidates: each picture's own G times, picture by picture."""
     return [prompt for prompt in prompts for _ in range(group_size)]
 
 
@@ -77,13 +78,15 @@ def sample_candidates(
     rng: torch.Generator,
     chunk: int | None = None,
 ) -> torch.Tensor:
-    """G restorations of every LR picture, each from its own noise; (B, G, 3, H, W) in [0, 1] (ALGORITHM 3.1).
+    """G restorations of every LR picture, each from its own noise; (B, G, 3, H, W) in [0, 1].
 
-    The random draws are, in this order: the encoder's posterior (B, c, h, w), the injected noise (B, G, c, h, w).
+    The reference samples: the UNet without its adapters. The random draws are, in this order: the
+    encoder's posterior (B, c, h, w), the injected noise (B, G, c, h, w).
     """
     enlarged = enlarge_lr(batch.lr, batch.hr)
     b, *shape = generator.latent_shape(enlarged)
     posterior_noise = draw_noise((b, *shape), rng, enlarged.device, enlarged.dtype)
     noise = draw_noise((b, group_size, *shape), rng, enlarged.device, enlarged.dtype)
-    images = generate_group(generator, enlarged, noise, batch.prompts, posterior_noise, chunk)
-    return images / 2 + 0.5
+    with adapters_disabled(generator.unet):
+        images = generate_group(generator, enlarged, noise, batch.prompts, posterior_noise, chunk)
+    return images.float() / 2 + 0.5

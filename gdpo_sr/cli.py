@@ -15,7 +15,9 @@ COMMANDS = {
     "train": "train by GDPO (stage 2) or NAOSD (stage 1) as an options file says",
     "inference": "super-resolve a picture or a folder",
     "evaluate": "score results with image quality metrics",
+    "schema": "write the JSON schema of the options, for completion in editors",
 }
+_MODULES = {"schema": "config.schema_file"}  # where a command is not a module of its name
 
 
 def run_main(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
@@ -39,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = arguments[0] if arguments else ""
     if command in COMMANDS:
-        module = importlib.import_module(f"gdpo_sr.{command}")
+        module = importlib.import_module(f"gdpo_sr.{_MODULES.get(command, command)}")
         return run_main(module.main, arguments[1:])
     if command in ("-h", "--help"):
         print(_usage())

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
-from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.tuners.tuners_utils import BaseTunerLayer, check_target_module_exists
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -20,7 +21,10 @@ UNET_TARGETS = (
     r"(.*\.)?(conv_in|conv_out|conv1|conv2|conv|conv_shortcut|proj_in|proj_out"
     r"|to_q|to_k|to_v|to_out\.0|ff\.net\.0\.proj|ff\.net\.2)"
 )
-"""Attention q, k, v, out, convolutions, proj_in/out and feed-forward: the released code's choice (not the time embedding)."""
+"""Attention q, k, v, out, convolutions, proj_in/out and feed-forward, as in the released code.
+
+The time embedding is left out.
+"""
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
@@ -30,7 +34,11 @@ PEFT_DEFAULT_ALPHA = 8
 
 
 def add_lora(
-    unet: nn.Module, rank: int = 4, alpha: int | None = None, dropout: float = 0.0, name: str = "default"
+    unet: nn.Module,
+    rank: int = 4,
+    alpha: int | None = None,
+    dropout: float = 0.0,
+    name: str = "default",
 ) -> list[nn.Parameter]:
     """Add a trainable adapter; it starts as the identity (B = 0). Returns its parameters."""
     config = LoraConfig(
@@ -67,7 +75,7 @@ def adapters_disabled(unet: nn.Module) -> Iterator[None]:
 
 
 def save_lora(unet: nn.Module, folder: str | Path, name: str = "default") -> Path:
-    """Write `adapter_config.json` and `adapter_model.safetensors`; the folder appears only when it is complete."""
+    """Write adapter_config.json and adapter_model.safetensors; `folder` appears when complete."""
     folder = Path(folder)
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -83,7 +91,7 @@ def save_lora(unet: nn.Module, folder: str | Path, name: str = "default") -> Pat
 
 
 def find_adapter(folder: str | Path) -> Path:
-    """The adapter folder meant by `folder`: itself, or the latest adapter of a run in `experiments`.
+    """The adapter folder meant by `folder`: itself, or the latest adapter of a training run.
 
     Raises:
         CheckpointError: there is none.
@@ -107,10 +115,8 @@ def load_lora(
         CheckpointError: no adapter there, or one that does not fit this UNet.
     """
     adapter = find_adapter(folder)
-    config = LoraConfig.from_pretrained(str(adapter))
-    weights = load_file(adapter / WEIGHTS_FILE)
-    tensors = {key.removeprefix(_PREFIX): value for key, value in weights.items()}
-    _check_fit(unet, tensors, adapter)
+    config, tensors = _read_adapter(adapter)
+    _check_fit(unet, config, tensors, adapter)
     unet.add_adapter(config, adapter_name=name)
     set_peft_model_state_dict(unet, tensors, adapter_name=name)
     parameters = lora_parameters(unet)
@@ -119,9 +125,31 @@ def load_lora(
     return parameters
 
 
-def _check_fit(unet: nn.Module, tensors: dict[str, torch.Tensor], adapter: Path) -> None:
+def _read_adapter(adapter: Path) -> tuple[LoraConfig, dict[str, torch.Tensor]]:
+    """Config and tensors, named as in the UNet."""
+    try:
+        config = LoraConfig.from_pretrained(str(adapter))
+        weights = load_file(adapter / WEIGHTS_FILE)
+    except (SafetensorError, ValueError, TypeError) as error:
+        raise CheckpointError(
+            f"LoRA '{adapter}' cannot be read ({str(error).strip().splitlines()[0]}): "
+            "it is damaged, copy or train it again"
+        ) from error
+    return config, {key.removeprefix(_PREFIX): value for key, value in weights.items()}
+
+
+def _check_fit(
+    unet: nn.Module, config: LoraConfig, tensors: dict[str, torch.Tensor], adapter: Path
+) -> None:
     """Compare the adapter with the UNet before anything is changed."""
     modules = dict(unet.named_modules())
+    saved = {key.partition(".lora_")[0] for key in tensors}
+    lacking = [n for n in modules if check_target_module_exists(config, n) and n not in saved]
+    if lacking:
+        raise CheckpointError(
+            f"LoRA '{adapter}' has no weights for module '{lacking[0]}' of this base: "
+            "use the base that it was trained on"
+        )
     for key, tensor in tensors.items():
         module_name, _, kind = key.partition(".lora_")
         weight = getattr(modules.get(module_name), "weight", None)
@@ -130,8 +158,8 @@ def _check_fit(unet: nn.Module, tensors: dict[str, torch.Tensor], adapter: Path)
                 f"LoRA '{adapter}' is for module '{module_name}', which this base lacks: "
                 "use the base that it was trained on"
             )
-        index, axis = (1, 1) if kind.startswith("A") else (0, 0)
-        if tensor.shape[index] != weight.shape[axis]:
+        part = slice(1, None) if kind.startswith("A") else slice(0, 1)
+        if tensor.shape[part] != weight.shape[part]:
             raise CheckpointError(
                 f"LoRA '{adapter}': {key} has shape {tuple(tensor.shape)}, the base's weight "
                 f"{tuple(weight.shape)}: use the base that it was trained on"
@@ -139,7 +167,7 @@ def _check_fit(unet: nn.Module, tensors: dict[str, torch.Tensor], adapter: Path)
 
 
 def merge_lora(unet: nn.Module) -> nn.Module:
-    """Add the active adapters to the base weights and remove them; the module computes the same without LoRA layers."""
+    """Add the active adapters to the base weights and remove the LoRA layers; same function."""
     unet.fuse_lora()
     unet.unload_lora()
     return unet

@@ -1,4 +1,6 @@
-"""Prediction errors of policy and reference on one group, the inputs of every preference loss (ALGORITHM: 3.4)."""
+"""Prediction errors of policy and reference on one group, the inputs of every preference loss
+(ALGORITHM: 3.4).
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,8 @@ def errors_for_noise(
         prompts: B prompts.
         noise: (B, G, c, h, w), added at t_add.
         posterior_noise: (B, G, c, h, w) for the encoder, or None for its mean.
-        target: ``noise``: the injected noise, as in the paper; ``x0``: the prediction that restores the candidate's latent
+        target: ``noise``: the injected noise, as in the paper; ``x0``: the prediction that restores
+            the candidate's latent
             exactly, which differs because t_add != t_diff.
         chunk: candidates per forward pass where no gradient is kept.
         policy_unet: the UNet as wrapped for distributed training; None takes the generator's.

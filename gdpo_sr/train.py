@@ -1,4 +1,6 @@
-"""`train.py -opt options/gdpo_sr.yml`: train as an options file says, then print base against result."""
+"""`train.py -opt options/gdpo_sr.yml`: train as an options file says, then print base against
+result.
+"""
 
 from __future__ import annotations
 
@@ -41,12 +43,16 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="train a second run with permuted advantages and print its change beside the first's",
     )
-    parser.add_argument("--dry_run", action="store_true", help="print the resolved options and stop")
+    parser.add_argument(
+        "--dry_run", action="store_true", help="print the resolved options and stop"
+    )
     return parser.parse_args(argv)
 
 
 def build_accelerator(options: Options) -> Accelerator:
-    """Devices, precision and processes; half precision that the device lacks becomes float32, with a warning."""
+    """Devices, precision and processes; half precision that the device lacks becomes float32, with
+    a warning.
+    """
     wanted = options.train.mixed_precision
     if wanted == "fp16" and not torch.cuda.is_available():
         get_logger().warning("train.mixed_precision fp16 needs a GPU: this run uses float32")
@@ -55,20 +61,22 @@ def build_accelerator(options: Options) -> Accelerator:
 
 
 def run(options: Options, auto_resume: bool) -> tuple[Comparison | None, str]:
-    """Train one run. Returns its last comparison (None if it was stopped) and the path of its picture."""
+    """Train one run. Returns its last comparison (None if it was stopped) and the path of its
+    picture.
+    """
     accelerator = build_accelerator(options)
     set_seed(options.manual_seed)
     paths = ExperimentPaths(options.path.experiments_root, options.name)
     resume = auto_resume or options.path.resume_state is not None
-    logger = get_logger(main_process=accelerator.is_main_process)
+    model = MODELS.get(options.model_type)(options, paths, accelerator)
     if accelerator.is_main_process:
         archived = paths.prepare(dump_options(options), resume)
         if archived is not None:
-            logger.info("the earlier run of this name is now %s", archived)
+            model.logger.info("the earlier run of this name is now %s", archived)
     accelerator.wait_for_everyone()
-    model = MODELS.get(options.model_type)(options, paths, accelerator)
+    model.open_logs()
     if resume and not model.resume():
-        logger.info("no checkpoint in %s: starting afresh", paths.training_states)
+        model.logger.info("no checkpoint in %s: starting afresh", paths.training_states)
     finished = model.fit()
     model.close()
     return (model.last_comparison if finished else None), str(model.side_by_side_path)

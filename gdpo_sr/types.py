@@ -1,6 +1,7 @@
 """Shared vocabulary: named errors and the small records that pass between layers.
 
-Legend used in every docstring: B images, G candidates per image, C,H,W pixels, c,h,w latent. Images are RGB in [0, 1]
+Legend used in every docstring: B images, G candidates per image, C,H,W pixels, c,h,w latent. Images
+are RGB in [0, 1]
 in data, rewards and metrics, and in [-1, 1] inside the generator.
 """
 

@@ -13,7 +13,9 @@ SHARED = TESTS.parent.parent / "shared"
 
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
-    """Folder with benchmark pairs and large recordings, which users of the repository do not have."""
+    """Folder with benchmark pairs and large recordings, which users of the repository do not
+    have.
+    """
     if not SHARED.is_dir():
         pytest.skip("needs the folder ../shared (recordings that are not part of the repository)")
     return SHARED
@@ -27,7 +29,9 @@ def golden():
         for folder in (TESTS / "golden", SHARED / "golden"):
             if (folder / name).exists():
                 return folder / name
-        pytest.skip(f"needs ../shared/golden/{name} (a recording that is not part of the repository)")
+        pytest.skip(
+            f"needs ../shared/golden/{name} (a recording that is not part of the repository)"
+        )
 
     return find
 

@@ -1,6 +1,7 @@
-"""Forward noising and its inverse, for one step at unequal timesteps (ALGORITHM: GDPO-SR section 3.1).
+"""Forward noising and its inverse, for one step at unequal timesteps (GDPO-SR section 3.1).
 
-`alpha_bar` is the cumulative product of the DDPM schedule at a timestep: a float or a tensor that broadcasts to the latents.
+`alpha_bar` is the cumulative product of the DDPM schedule at a timestep: a float or a tensor that
+broadcasts to the latents.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ AlphaBar = float | torch.Tensor
 def cumulative_alphas(
     beta_start: float, beta_end: float, steps: int, schedule: str = "scaled_linear"
 ) -> torch.Tensor:
-    """Cumulative products of 1 - beta, (steps,) float32; `scaled_linear` is Stable Diffusion's schedule."""
+    """Cumulative products of 1 - beta, (steps,) float32; Stable Diffusion is `scaled_linear`."""
     if schedule == "scaled_linear":
         betas = torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float32) ** 2
     elif schedule == "linear":
@@ -29,14 +30,15 @@ def add_noise(latents: torch.Tensor, noise: torch.Tensor, alpha_bar: AlphaBar) -
 
 
 def predict_x0(noisy: torch.Tensor, epsilon: torch.Tensor, alpha_bar: AlphaBar) -> torch.Tensor:
-    """z_0 = (z_t - sqrt(1 - abar) e) / sqrt(abar): the inverse of `add_noise` at the same timestep."""
+    """z_0 = (z_t - sqrt(1 - abar) e) / sqrt(abar): inverse of `add_noise` at the same timestep."""
     return (noisy - (1 - alpha_bar) ** 0.5 * epsilon) / alpha_bar**0.5
 
 
 def epsilon_for_x0(noisy: torch.Tensor, x0: torch.Tensor, alpha_bar: AlphaBar) -> torch.Tensor:
     """The prediction e* that `predict_x0` turns into `x0`: (z_t - sqrt(abar) x0) / sqrt(1 - abar).
 
-    With t_add = 250 and t_diff = 100 of Stable Diffusion this is 1.7561 n - 0.3837 z_0, not the injected noise n.
+    With t_add = 250 and t_diff = 100 of Stable Diffusion this is 1.7561 n - 0.3837 z_0, not the
+    injected noise n.
     """
     return (noisy - alpha_bar**0.5 * x0) / (1 - alpha_bar) ** 0.5
 

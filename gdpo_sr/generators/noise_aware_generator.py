@@ -1,4 +1,6 @@
-"""NoiseAwareGenerator (NAOSD): encode, add noise at t_add, one UNet call at t_diff, decode (GDPO-SR section 3.1).
+"""NoiseAwareGenerator (NAOSD): encode, add noise at t_add, one UNet call at t_diff, decode.
+
+GDPO-SR section 3.1.
 
 Everything random comes in as a tensor, so that the same noise can be given to two models.
 """
@@ -60,7 +62,8 @@ class NoiseAwareGenerator(nn.Module):
     ) -> torch.Tensor:
         """Scaled latents (N, c, h, w) of pictures (N, 3, H, W) in [-1, 1].
 
-        `posterior_noise`, N(0, 1) of the latents' shape, draws from the encoder's posterior; None takes its mean.
+        `posterior_noise`, N(0, 1) of the latents' shape, draws from the encoder's posterior; None
+        takes its mean.
         """
         posterior = self.vae.encode(images).latent_dist
         latents = posterior.mean
@@ -75,9 +78,10 @@ class NoiseAwareGenerator(nn.Module):
     def predict_epsilon(
         self, noisy: torch.Tensor, prompt_embeds: torch.Tensor, unet: nn.Module | None = None
     ) -> torch.Tensor:
-        """The UNet's noise prediction at t_diff for noisy latents (N, c, h, w) and embeddings (N, tokens, d).
+        """The UNet's noise prediction at t_diff for noisy latents (N, c, h, w).
 
-        `unet` replaces the own one, for example by its wrapped form in distributed training.
+        `prompt_embeds` is (N, tokens, d). `unet` replaces the own one, for example by its
+        wrapped form in distributed training.
         """
         network = self.unet if unet is None else unet
         t_diff = self.scheduler.config.t_diff

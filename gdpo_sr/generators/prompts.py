@@ -33,7 +33,7 @@ class PromptEncoder(nn.Module):
         return self.text_encoder(ids.to(device))[0]
 
     def forward(self, prompts: list[str]) -> torch.Tensor:
-        """Embeddings (N, tokens, d) in the order of `prompts`; each distinct prompt is encoded once and kept."""
+        """Embeddings (N, tokens, d) in the order of `prompts`; each distinct is encoded once."""
         missing = [p for p in dict.fromkeys(prompts) if p not in self._cache]
         if missing:
             self._cache.update(zip(missing, self._encode(missing), strict=True))

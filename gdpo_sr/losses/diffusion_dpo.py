@@ -1,4 +1,6 @@
-"""Diffusion-DPO on the best and worst candidate of a group (Wallace et al., 2023; GDPO-SR table 5)."""
+"""Diffusion-DPO on the best and worst candidate of a group (Wallace et al., 2023; GDPO-SR table
+5).
+"""
 
 from __future__ import annotations
 
@@ -17,9 +19,11 @@ def diffusion_dpo_loss(
     """mean_B[-log sigmoid(-beta / 2 * ((l_w - lref_w) - (l_l - lref_l)))].
 
     Args:
-        policy_error, reference_error: (B, G) mean squared prediction errors on the same noisy latents; the noise of winner and
+        policy_error, reference_error: (B, G) mean squared prediction errors on the same noisy
+            latents; the noise of winner and
             loser must be the same.
-        advantages: (B, G); the largest names the winner w, the smallest the loser l. A group that ties has no pair and adds
+        advantages: (B, G); the largest names the winner w, the smallest the loser l. A group that
+            ties has no pair and adds
             no gradient.
         beta: strength of the preference.
 

@@ -11,7 +11,9 @@ from gdpo_sr.types import LossOutput
 def preference_margin(
     policy_error: torch.Tensor, reference_error: torch.Tensor, advantages: torch.Tensor
 ) -> torch.Tensor:
-    """S = sum_i A_i (l_i - lref_i) per image: negative when the policy moved towards the better candidates; (B,)."""
+    """S = sum_i A_i (l_i - lref_i) per image: negative when the policy moved towards the better
+    candidates; (B,).
+    """
     return (advantages * (policy_error - reference_error)).sum(-1)
 
 
@@ -30,7 +32,8 @@ def gdpo_loss(
         omega: strength of the preference; depends on the size of the errors (5000 in the paper).
 
     Returns:
-        scalar loss; logs: `logit` (mean of -omega/2 S), `logit_abs`, `won` (share of groups with S < 0).
+        scalar loss; logs: `logit` (mean of -omega/2 S), `logit_abs`, `won` (share of groups with S
+        < 0).
     """
     margin = preference_margin(policy_error, reference_error, advantages)
     logit = -0.5 * omega * margin
@@ -48,6 +51,7 @@ def _logs(logit: torch.Tensor) -> dict[str, torch.Tensor]:
 def group_gradient_scale(margin: torch.Tensor, omega: float = 5000.0) -> torch.Tensor:
     """k = omega/2 * sigmoid(omega/2 * S), per image (B,): d loss_b / d l_i = k_b A_i.
 
-    With it a group can be processed in micro-batches: accumulate grad(A_i l_i), then scale by k (ALGORITHM 3, last identity).
+    With it a group can be processed in micro-batches: accumulate grad(A_i l_i), then scale by k
+    (ALGORITHM 3, last identity).
     """
     return 0.5 * omega * torch.sigmoid(0.5 * omega * margin)

@@ -10,7 +10,9 @@ from gdpo_sr.types import LossOutput
 def log_ratio(
     actions: torch.Tensor, old_mean: torch.Tensor, mean: torch.Tensor, sigma: float
 ) -> torch.Tensor:
-    """Mean over latent elements of log N(x; mean, sigma) - log N(x; old_mean, sigma); (B, G, c, h, w) -> (B, G)."""
+    """Mean over latent elements of log N(x; mean, sigma) - log N(x; old_mean, sigma); (B, G, c, h,
+    w) -> (B, G).
+    """
     difference = (actions - old_mean).square() - (actions - mean).square()
     return difference.mean(dim=(-3, -2, -1)) / (2 * sigma**2)
 
@@ -29,13 +31,15 @@ def grpo_loss(
     """mean max(-A r, -A clip(r, 1 - clip, 1 + clip)) + kl_weight KL.
 
     Args:
-        actions: x = old_mean + sigma xi (B, G, c, h, w), what was decoded and scored. With xi = 0 the first gradient is zero.
+        actions: x = old_mean + sigma xi (B, G, c, h, w), what was decoded and scored. With xi = 0
+            the first gradient is zero.
         old_mean: output of the policy that sampled.
         mean: output of the policy that is trained, with a graph.
         advantages: (B, G), clamped to +-advantage_clip.
         sigma: standard deviation of the policy, in latent units.
         clip: half-width of the trust region of the ratio r.
-        kl_weight, reference_mean: weight of mean ||mean - reference_mean||^2 / (2 sigma^2), and its reference output.
+        kl_weight, reference_mean: weight of mean ||mean - reference_mean||^2 / (2 sigma^2), and its
+            reference output.
 
     Returns:
         scalar loss; logs: `ratio`, `clipped` (share), `kl`.

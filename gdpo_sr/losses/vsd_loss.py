@@ -16,11 +16,15 @@ def classifier_free_guidance(
 
 
 def vsd_loss(latents: torch.Tensor, x0_real: torch.Tensor, x0_fake: torch.Tensor) -> LossOutput:
-    """MSE(z, stopgrad(z - g)) with g = (x_fake - x_real) / mean|z - x_real|, so that d loss / d z = 2 g / numel.
+    """MSE(z, stopgrad(z - g)) with g = (x_fake - x_real) / mean|z - x_real|, so that d loss / d z =
+    2 g / numel.
+
+    A picture with z = x_real has no scale to divide by; its g is 0.
 
     Args:
         latents: z_SR (B, c, h, w), with a graph.
-        x0_real: x0 that the frozen base predicts from the noised latents, with guidance (B, c, h, w).
+        x0_real: x0 that the frozen base predicts from the noised latents, with guidance (B, c, h,
+            w).
         x0_fake: x0 that the fake-score network predicts (B, c, h, w).
 
     Returns:
@@ -28,5 +32,5 @@ def vsd_loss(latents: torch.Tensor, x0_real: torch.Tensor, x0_fake: torch.Tensor
     """
     z = latents.detach()
     weight = (z - x0_real).abs().mean(dim=(1, 2, 3), keepdim=True)
-    gradient = ((x0_fake - x0_real) / weight).nan_to_num(0.0).detach()
+    gradient = ((x0_fake - x0_real) / weight).nan_to_num(0.0, 0.0, 0.0).detach()
     return LossOutput(F.mse_loss(latents, z - gradient), {"gradient": gradient.abs().mean()})

@@ -91,7 +91,8 @@ class Metric:
         """Scores of the whole batch, or NaN for all of it where the metric fails."""
         count = len(inputs[0])
         try:
-            scores = torch.as_tensor(self._model(*inputs)).reshape(-1).float().cpu()
+            with torch.autocast(inputs[0].device.type, enabled=False):
+                scores = torch.as_tensor(self._model(*inputs)).reshape(-1).float().cpu()
         except Exception as error:  # one bad image; `_single` finds out which
             logging.getLogger("gdpo_sr").debug(
                 "metric '%s' on %d images: %s", self.name, count, error

@@ -1,4 +1,5 @@
-"""BaseModel: the trainer shell shared by all stages. The loop, its logs, its checkpoints; what is trained is a subclass's matter.
+"""BaseModel: the trainer shell shared by all stages. The loop, its logs, its checkpoints; what is
+trained is a subclass's matter.
 
 `Model` is BasicSR's word for a trainer.
 """
@@ -6,6 +7,9 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,34 +22,34 @@ from gdpo_sr.config.paths import ExperimentPaths
 from gdpo_sr.config.schema import Options
 from gdpo_sr.data.loader import make_loader
 from gdpo_sr.models.build_data import build_degradation, build_training_set
+from gdpo_sr.models.learning_rate import learning_rate_factor
 from gdpo_sr.models.parameter_average import ParameterAverage
 from gdpo_sr.models.random_sources import RandomSources
 from gdpo_sr.models.stop_signal import StopSignal
-from gdpo_sr.models.training_state import load_state, save_state, saved_states
-from gdpo_sr.types import CheckpointError, LossOutput, SRBatch
+from gdpo_sr.models.training_state import check_state, load_state, save_state, saved_states
+from gdpo_sr.types import LossOutput, SRBatch
 from gdpo_sr.utils.logger import ScalarLog, get_logger
 
 
-class BaseModel:
+class BaseModel(ABC):
     """One training run.
 
-    A subclass builds its networks in `build` (returning the trained parameters by name and the module to wrap for distributed
+    A subclass builds its networks in `build` (returning the trained parameters by name and the
+    module to wrap for distributed
     training) and provides `compute_loss`, `validate` and `save_model`.
 
     Args:
         options: checked options.
-        paths: prepared folders of the run.
+        paths: folders of the run; nothing is written before `open_logs` and `fit`.
         accelerator: owner of devices, precision and processes.
     """
 
     random_names: tuple[str, ...] = ("degradation",)
     default_prompt = ""
 
-    def __init__(
-        self, options: Options, paths: ExperimentPaths, accelerator: Accelerator
-    ) -> None:
+    def __init__(self, options: Options, paths: ExperimentPaths, accelerator: Accelerator) -> None:
         self.options, self.paths, self.accelerator = options, paths, accelerator
-        self.logger = get_logger(paths.log / "train.log", accelerator.is_main_process)
+        self.logger = get_logger(main_process=accelerator.is_main_process)
         self.rank, self.world = accelerator.process_index, accelerator.num_processes
         self.random = RandomSources(options.manual_seed, self.random_names, self.rank)
         torch.manual_seed(options.manual_seed)
@@ -59,25 +63,25 @@ class BaseModel:
         self.average = ParameterAverage(parameters, options.train.ema_decay)
         self.dataset = build_training_set(options)
         self.degrade = build_degradation(options)
-        self.scalars = self._open_scalars()
+        self.scalars: ScalarLog | None = None
 
     # What a stage provides -------------------------------------------------------------------
 
+    @abstractmethod
     def build(self) -> tuple[nn.Module, dict[str, nn.Parameter]]:
         """The network that is optimized and its trained parameters by name."""
-        raise NotImplementedError
 
+    @abstractmethod
     def compute_loss(self, batch: SRBatch) -> LossOutput:
         """Loss of one batch, with a graph, and what to log."""
-        raise NotImplementedError
 
+    @abstractmethod
     def validate(self) -> None:
         """Measure, report and keep the figures of the current weights."""
-        raise NotImplementedError
 
+    @abstractmethod
     def save_model(self, name: str) -> None:
         """Write what users load, as `models/<name>`."""
-        raise NotImplementedError
 
     # Construction ----------------------------------------------------------------------------
 
@@ -100,10 +104,6 @@ class BaseModel:
             )
 
         return torch.optim.lr_scheduler.LambdaLR(self.optimizer, factor)
-
-    def _open_scalars(self) -> ScalarLog | None:
-        wanted = self.options.logger.use_tb_logger and self.accelerator.is_main_process
-        return ScalarLog(self.paths.log / "tensorboard") if wanted else None
 
     # Loop ------------------------------------------------------------------------------------
 
@@ -134,6 +134,13 @@ class BaseModel:
             lr = self.degrade(hr, self.random["degradation"])
         return SRBatch(lr, hr, [self.default_prompt] * len(hr), list(item["name"]))
 
+    def open_logs(self) -> None:
+        """Write the log file and TensorBoard events from here on; the run's folders must exist."""
+        if self.accelerator.is_main_process:
+            self.logger = get_logger(self.paths.log / "train.log")
+            if self.options.logger.use_tb_logger:
+                self.scalars = ScalarLog(self.paths.log / "tensorboard")
+
     def fit(self) -> bool:
         """Train to the end. Returns False if a signal stopped the run; its state is saved then."""
         o = self.options
@@ -157,7 +164,9 @@ class BaseModel:
                 if self.iteration % o.logger.save_checkpoint_freq == 0 or done or stop.requested:
                     self.save_checkpoint()
                 if stop.requested and not done:
-                    self.logger.info("stopped at iteration %d; --auto_resume goes on", self.iteration)
+                    self.logger.info(
+                        "stopped at iteration %d; --auto_resume goes on", self.iteration
+                    )
                     return False
         self.validate()
         return True
@@ -169,8 +178,9 @@ class BaseModel:
         for index in range(count):
             batch = self.to_batch(next(batches))
             last = index == count - 1
-            with self._gradient_sync(last):
-                output = self.compute_loss(batch)
+            with nullcontext() if last else self.accelerator.no_sync(self.network):
+                with self.accelerator.autocast():
+                    output = self.compute_loss(batch)
                 self.accelerator.backward(output.loss / count)
             values = {"loss": output.loss.detach(), **output.logs}
             logs.append({name: float(value) for name, value in values.items()})
@@ -180,11 +190,6 @@ class BaseModel:
         merged["skipped_updates"] = float(self.skipped_updates)
         self.iteration += 1
         return merged
-
-    def _gradient_sync(self, last: bool) -> Any:
-        if last:
-            return self.accelerator.autocast()
-        return self.accelerator.no_sync(self.network)
 
     def _apply_gradients(self) -> float:
         """Clip, step, average; an update with a non-finite gradient is skipped and counted."""
@@ -238,7 +243,8 @@ class BaseModel:
         self.accelerator.wait_for_everyone()
 
     def resume(self) -> bool:
-        """Go on from `path.resume_state`, else from the run's newest complete checkpoint. False if there is none.
+        """Go on from `path.resume_state`, else from the run's newest complete checkpoint. False if
+        there is none.
 
         Raises:
             CheckpointError: the state belongs to another architecture or batch layout.
@@ -247,15 +253,14 @@ class BaseModel:
         folders = saved_states(self.paths.training_states)
         if given is None and not folders:
             return False
-        from pathlib import Path
-
         folder = Path(given) if given is not None else folders[-1]
         self._load_state(load_state(folder), str(folder))
         self.logger.info("resumed from %s at iteration %d", folder, self.iteration)
         return True
 
     def _load_state(self, state: dict[str, Any], source: str) -> None:
-        self._check_state(state, source)
+        shapes = {name: p.shape for name, p in self.trained.items()}
+        check_state(state, source, shapes, self.world, self.draws_per_update)
         with torch.no_grad():
             for name, parameter in self.trained.items():
                 parameter.copy_(state["trained"][name])
@@ -267,41 +272,10 @@ class BaseModel:
         self.random.load_state_dict(state["random"][self.rank])
         self.iteration, self.skipped_updates = state["iteration"], state["skipped_updates"]
 
-    def _check_state(self, state: dict[str, Any], source: str) -> None:
-        shapes = {name: p.shape for name, p in self.trained.items()}
-        saved = {name: p.shape for name, p in state["trained"].items()}
-        if shapes != saved:
-            different = sorted(n for n in shapes.keys() | saved.keys() if shapes.get(n) != saved.get(n))
-            raise CheckpointError(
-                f"'{source}' was saved for other weights ({len(different)} differ, first {different[0]}): "
-                "use the base and lora.rank of that run, or another name to start afresh"
-            )
-        if len(state["random"]) != self.world:
-            raise CheckpointError(
-                f"'{source}' was saved by {len(state['random'])} processes, this run has {self.world}: "
-                "start the same number"
-            )
-        if state["draws"] != state["iteration"] * self.draws_per_update:
-            raise CheckpointError(
-                f"'{source}' was saved with another batch_size or accumulation: use the same values"
-            )
-
     def close(self) -> None:
         """Close the log of scalars."""
         if self.scalars is not None:
             self.scalars.close()
-
-
-def learning_rate_factor(
-    step: int, total: int, warmup: int, kind: str, floor: float
-) -> float:
-    """Learning rate at `step`, relative to the full one: linear warm-up, then constant or cosine down to `floor`."""
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    if kind == "constant":
-        return 1.0
-    progress = min((step - warmup) / max(total - warmup, 1), 1.0)
-    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def _finite_mean(values: list[float]) -> float:

@@ -76,7 +76,8 @@ def mean(values: list[float]) -> float:
 
 
 def comparison_table(policy: Comparison, control: Comparison | None = None) -> str:
-    """Aligned text: base, GDPO, their paired change (with standard error) and on how many pictures it is a gain.
+    """Aligned text: base, GDPO, their paired change (with standard error) and on how many pictures
+    it is a gain.
 
     `control` adds the change of a run whose advantages were permuted inside each group.
     """

@@ -1,4 +1,6 @@
-"""GDPOModel: stage 2, Group Direct Preference Optimization of the generator's LoRA (GDPO-SR section 3.2)."""
+"""GDPOModel: stage 2, Group Direct Preference Optimization of the generator's LoRA (GDPO-SR section
+3.2).
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,8 @@ from gdpo_sr.utils.panels import captioned, write_side_by_side
 
 
 class GDPOModel(BaseModel):
-    """Samples groups with the reference, rewards them, and moves the policy towards the better candidates.
+    """Samples groups with the reference, rewards them, and moves the policy towards the better
+    candidates.
 
     The reference is the policy with its adapters switched off: one UNet in memory.
     """
@@ -109,13 +112,17 @@ class GDPOModel(BaseModel):
     def _group_logs(
         self, scores: dict[str, torch.Tensor], advantages: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """Mean, spread inside a group and failures of every metric; groups without a preference; seconds."""
+        """Mean, spread inside a group and failures of every metric; groups without a preference;
+        seconds.
+        """
         logs = {"skipped_groups": (advantages == 0).all(-1).sum()}
         for name, values in scores.items():
             finite = values[values.isfinite()]
             sign = -1.0 if self.rewards[name].metric.lower_better else 1.0
             logs[f"metric_{name}"] = sign * finite.mean()
-            logs[f"spread_{name}"] = values.nanmean(-1, keepdim=True).sub(values).square().nanmean().sqrt()
+            logs[f"spread_{name}"] = (
+                values.nanmean(-1, keepdim=True).sub(values).square().nanmean().sqrt()
+            )
             logs[f"failed_{name}"] = (~values.isfinite()).sum()
             logs[f"tied_{name}"] = tied(values).sum()
         logs.update({f"seconds_{k}": torch.tensor(v) for k, v in self.seconds.items()})
@@ -127,7 +134,9 @@ class GDPOModel(BaseModel):
         return " ".join([f"loss {logs['loss']:.3f}", *metrics])
 
     def validate(self) -> None:
-        """Policy against base, same pictures, same noise: log, TensorBoard, `validation.jsonl`, pictures."""
+        """Policy against base, same pictures, same noise: log, TensorBoard, `validation.jsonl`,
+        pictures.
+        """
         if not self.accelerator.is_main_process:
             return
         with self.average.applied():
@@ -173,5 +182,3 @@ class GDPOModel(BaseModel):
     def save_model(self, name: str) -> None:
         """The LoRA in PEFT's format, as `models/<name>`."""
         save_lora(self.generator.unet, self.paths.models / name)
-
-

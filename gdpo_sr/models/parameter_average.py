@@ -10,7 +10,9 @@ from torch import nn
 
 
 class ParameterAverage:
-    """Average of `parameters` with `decay` per update; decay 0 follows them exactly and keeps no copy."""
+    """Average of `parameters` with `decay` per update; decay 0 follows them exactly and keeps no
+    copy.
+    """
 
     def __init__(self, parameters: list[nn.Parameter], decay: float) -> None:
         self.parameters = parameters

@@ -1,4 +1,6 @@
-"""Every source of randomness of a run, by name, so that all of them can be saved and restored together."""
+"""Every source of randomness of a run, by name, so that all of them can be saved and restored
+together.
+"""
 
 from __future__ import annotations
 

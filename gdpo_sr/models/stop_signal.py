@@ -1,4 +1,6 @@
-"""Stop a run between two iterations, after its state is saved, when Ctrl-C or SIGTERM asks for it."""
+"""Stop a run between two iterations, after its state is saved, when Ctrl-C or SIGTERM asks for
+it.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,9 @@ from types import FrameType, TracebackType
 
 
 class StopSignal:
-    """Inside the `with` block the first SIGINT or SIGTERM sets `requested`; a second SIGINT interrupts at once."""
+    """Inside the `with` block the first SIGINT or SIGTERM sets `requested`; a second SIGINT
+    interrupts at once.
+    """
 
     def __init__(self) -> None:
         self.requested = False
@@ -27,7 +31,10 @@ class StopSignal:
         self.requested = True
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)

@@ -16,7 +16,9 @@ STATE_FILE = "state.pt"
 
 
 def save_state(folder: Path, iteration: int, state: dict[str, Any], keep: int) -> Path:
-    """Write `state` for `iteration` under a temporary name, rename it, drop all but the newest `keep`."""
+    """Write `state` for `iteration` under a temporary name, rename it, drop all but the newest
+    `keep`.
+    """
     target = folder / f"{iteration:07d}"
     temporary = folder / f"{target.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -53,5 +55,43 @@ def load_state(folder: Path) -> dict[str, Any]:
         return torch.load(file, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError, OSError) as error:
         raise CheckpointError(
-            f"'{file}' cannot be read ({type(error).__name__}): delete its folder and resume from the one before"
+            f"'{file}' cannot be read ({type(error).__name__}): delete its folder and resume from "
+            "the one before"
         ) from error
+
+
+def check_state(
+    state: dict[str, Any],
+    source: str,
+    shapes: dict[str, torch.Size],
+    processes: int,
+    draws_per_update: int,
+) -> None:
+    """Refuse a state that this run cannot go on from.
+
+    Args:
+        state: as saved.
+        source: where it was, for messages.
+        shapes: of the trained parameters, by name.
+        processes: of this run.
+        draws_per_update: training pictures per update, over all processes.
+
+    Raises:
+        CheckpointError: other weights, number of processes or batch layout.
+    """
+    saved = {name: value.shape for name, value in state["trained"].items()}
+    names = sorted(n for n in shapes.keys() | saved.keys() if shapes.get(n) != saved.get(n))
+    if names:
+        raise CheckpointError(
+            f"'{source}' was saved for other weights ({len(names)} differ, first {names[0]}): "
+            "use the base and lora.rank of that run, or another name to start afresh"
+        )
+    if len(state["random"]) != processes:
+        raise CheckpointError(
+            f"'{source}' was saved by {len(state['random'])} processes, this run has {processes}: "
+            "start the same number"
+        )
+    if state["draws"] != state["iteration"] * draws_per_update:
+        raise CheckpointError(
+            f"'{source}' was saved with another batch_size or accumulation: use the same values"
+        )

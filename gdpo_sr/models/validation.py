@@ -25,7 +25,8 @@ class PairedValidation:
         pairs: dicts of `hr` (3, H, W), `lr` and `name`, as from `make_validation_set`.
         metrics: by the name they get in the table.
         rewarded: names of those that are part of the reward.
-        noise_seed, num_noises: the injected noise of picture i and repetition k depends on (noise_seed, i, k) alone.
+        noise_seed, num_noises: the injected noise of picture i and repetition k depends on
+            (noise_seed, i, k) alone.
     """
 
     def __init__(
@@ -46,7 +47,9 @@ class PairedValidation:
         self._base: tuple[Scores, list[torch.Tensor]] | None = None
 
     def run(self, iteration: int) -> tuple[Comparison, list[dict[str, torch.Tensor]]]:
-        """Figures, and for every picture `lr` (enlarged), `base`, `policy`, `hr`: (3, H, W) in [0, 1], first noise."""
+        """Figures, and for every picture `lr` (enlarged), `base`, `policy`, `hr`: (3, H, W) in [0,
+        1], first noise.
+        """
         if self._base is None:
             with adapters_disabled(self.generator.unet):
                 self._base = self._restore_and_score()

@@ -1,7 +1,10 @@
-"""How much of a picture is texture: the weights of the attribute-aware reward (GDPO-SR section 3.3).
+"""How much of a picture is texture: the weights of the attribute-aware reward (GDPO-SR section
+3.3).
 
-The grey picture is cut into patches; each is enlarged to 64x64, its Sobel magnitude is put into a histogram, and the entropy of
-the histogram in bits, times the patch's area, is compared with a threshold. Released code: my_utils/mask.py.
+The grey picture is cut into patches; each is enlarged to 64x64, its Sobel magnitude is put into a
+histogram, and the entropy of
+the histogram in bits, times the patch's area, is compared with a threshold. Released code:
+my_utils/mask.py.
 """
 
 from __future__ import annotations
@@ -28,7 +31,9 @@ def to_grey(images: torch.Tensor, grey: str = "rgb") -> torch.Tensor:
         ValueError: `grey` is neither "rgb" nor "bgr".
     """
     if grey not in GREY_WEIGHTS:
-        raise ValueError(f"grey = {grey!r}: use 'rgb', or 'bgr' for the released code's channel swap")
+        raise ValueError(
+            f"grey = {grey!r}: use 'rgb', or 'bgr' for the released code's channel swap"
+        )
     levels = (images.double() * 255).round()
     weights = levels.new_tensor(GREY_WEIGHTS[grey])
     return ((levels * weights[:, None, None]).sum(1).round() / 255).float()
@@ -36,9 +41,11 @@ def to_grey(images: torch.Tensor, grey: str = "rgb") -> torch.Tensor:
 
 @lru_cache(maxsize=64)
 def sobel_of_enlarged(length: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Smoothing and difference matrices (64, length): bilinear enlargement to 64, replicated border, Sobel taps.
+    """Smoothing and difference matrices (64, length): bilinear enlargement to 64, replicated
+    border, Sobel taps.
 
-    All three steps are linear and separable, so the gradients of an enlarged patch P are D_y P S_x^T and S_y P D_x^T.
+    All three steps are linear and separable, so the gradients of an enlarged patch P are D_y P
+    S_x^T and S_y P D_x^T.
     """
     enlarge = F.interpolate(torch.eye(length)[None], size=ENLARGED, mode="linear")[0].T
     padded = torch.cat([enlarge[:1], enlarge, enlarge[-1:]])
@@ -58,7 +65,8 @@ def gradient_magnitude(patches: torch.Tensor) -> torch.Tensor:
 def entropy_bits(magnitudes: torch.Tensor) -> torch.Tensor:
     """Shannon entropy, in bits, of a histogram of each row (N, K) of values >= 0; (N,).
 
-    The histogram has 512 bins over [-5.5, 5.5]; the lower half stays empty. Values above 5.5 are not counted.
+    The histogram has 512 bins over [-5.5, 5.5]; the lower half stays empty. Values above 5.5 are
+    not counted.
     """
     n, used = len(magnitudes), BINS // 2
     bins = (magnitudes * (BINS / (HIGH - LOW))).int().clamp_(max=used)
@@ -70,13 +78,17 @@ def entropy_bits(magnitudes: torch.Tensor) -> torch.Tensor:
 
 
 def patch_complexity(patches: torch.Tensor) -> torch.Tensor:
-    """Entropy of the gradient histogram times the area; grey patches (N, h, w) in [0, 1] -> (N,)."""
+    """Entropy of the gradient histogram times the area; grey patches (N, h, w) in [0, 1] ->
+    (N,).
+    """
     area = patches.shape[1] * patches.shape[2]
     return entropy_bits(gradient_magnitude(patches).flatten(1)) * area
 
 
 def complexity_map(grey: torch.Tensor, patch_size: int = 10) -> torch.Tensor:
-    """Complexity of every patch; (B, H, W) -> (B, ceil(H / p), ceil(W / p)). Strips left over at the border are patches too."""
+    """Complexity of every patch; (B, H, W) -> (B, ceil(H / p), ceil(W / p)). Strips left over at
+    the border are patches too.
+    """
     b, height, width = grey.shape
     p = patch_size
     out = grey.new_zeros(b, -(-height // p), -(-width // p))
@@ -86,8 +98,12 @@ def complexity_map(grey: torch.Tensor, patch_size: int = 10) -> torch.Tensor:
             if y1 > y0 and x1 > x0:
                 blocks = grey[:, y0:y1, x0:x1].unfold(1, ph, ph).unfold(2, pw, pw)
                 rows, columns = blocks.shape[1:3]
-                values = torch.cat([patch_complexity(part) for part in blocks.reshape(-1, ph, pw).split(CHUNK)])
-                out[:, y0 // p : y0 // p + rows, x0 // p : x0 // p + columns] = values.view(b, rows, columns)
+                values = torch.cat(
+                    [patch_complexity(part) for part in blocks.reshape(-1, ph, pw).split(CHUNK)]
+                )
+                out[:, y0 // p : y0 // p + rows, x0 // p : x0 // p + columns] = values.view(
+                    b, rows, columns
+                )
     return out
 
 
@@ -107,7 +123,8 @@ def texture_ratio(
         (B,) in [0, 1], not rounded.
     """
     height, width = images.shape[-2:]
-    textured = complexity_map(to_grey(images, grey), patch_size) > threshold
+    with torch.autocast(images.device.type, enabled=False):
+        textured = complexity_map(to_grey(images, grey), patch_size) > threshold
     rows = _extents(height, patch_size, images.device)
     columns = _extents(width, patch_size, images.device)
     area = rows[:, None] * columns

@@ -1,4 +1,4 @@
-"""OneStepScheduler: noise goes in at `t_add`, the UNet is called once at `t_diff`; both are saved with the model."""
+"""OneStepScheduler: noise at `t_add`, one UNet call at `t_diff`; both are saved with the model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class OneStepScheduler(SchedulerMixin, ConfigMixin):
     """The unequal-timestep strategy of GDPO-SR (arXiv 2603.16769, section 3.1).
 
     Args:
-        num_train_timesteps, beta_start, beta_end, beta_schedule: the DDPM schedule of the base model.
+        num_train_timesteps, beta_start, beta_end, beta_schedule: the DDPM schedule of the base.
         prediction_type: what the UNet predicts, ``epsilon`` or ``v_prediction``.
         t_add: integer timestep whose noise level is added to the latent of the LR picture.
         t_diff: integer timestep that the UNet is told and that the inverse uses.
@@ -44,23 +44,26 @@ class OneStepScheduler(SchedulerMixin, ConfigMixin):
         t_diff: int = 100,
     ) -> None:
         if prediction_type not in ("epsilon", "v_prediction"):
-            raise OptionError(f"prediction_type {prediction_type!r}: use 'epsilon' or 'v_prediction'")
+            raise OptionError(
+                f"prediction_type {prediction_type!r}: use 'epsilon' or 'v_prediction'"
+            )
         self.alphas_cumprod = cumulative_alphas(
             beta_start, beta_end, num_train_timesteps, beta_schedule
         )
-        self._check("t_add", t_add)
-        self._check("t_diff", t_diff)
+        self.check_timestep("t_add", t_add)
+        self.check_timestep("t_diff", t_diff)
 
-    def _check(self, name: str, timestep: int) -> None:
+    def check_timestep(self, name: str, timestep: int) -> None:
+        """Raise OptionError unless `timestep`, called `name`, is an integer of the schedule."""
         steps = len(self.alphas_cumprod)
-        if not 0 <= timestep < steps:
-            raise OptionError(f"{name} = {timestep} is outside 0 .. {steps - 1}: choose a value inside")
+        if not isinstance(timestep, int) or not 0 <= timestep < steps:
+            raise OptionError(f"{name} = {timestep}: choose an integer in 0 .. {steps - 1}")
 
     def set_timesteps_pair(self, t_add: int | None = None, t_diff: int | None = None) -> None:
         """Replace one or both timesteps; they are saved with the model from then on."""
         for name, value in (("t_add", t_add), ("t_diff", t_diff)):
             if value is not None:
-                self._check(name, value)
+                self.check_timestep(name, value)
                 self.register_to_config(**{name: value})
 
     def alpha_bar(self, timestep: int) -> float:
@@ -72,7 +75,7 @@ class OneStepScheduler(SchedulerMixin, ConfigMixin):
     ) -> torch.Tensor:
         """Latents (N, c, h, w) with noise of level `t_add` (default: the saved one)."""
         if t_add is not None:
-            self._check("t_add", t_add)
+            self.check_timestep("t_add", t_add)
         t = self.config.t_add if t_add is None else t_add
         return add_noise(latents, noise, self.alpha_bar(t))
 

@@ -1,7 +1,9 @@
 """The only door to basicsr.
 
-basicsr 1.4.2 imports `torchvision.transforms.functional_tensor`, a module that torchvision removed; the functions that it
-needs live on in `torchvision.transforms.functional`. The old name is mapped to the new module before basicsr is imported.
+basicsr 1.4.2 imports `torchvision.transforms.functional_tensor`, a module that torchvision removed;
+the functions that it
+needs live on in `torchvision.transforms.functional`. The old name is mapped to the new module
+before basicsr is imported.
 """
 
 from __future__ import annotations

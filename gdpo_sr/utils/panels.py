@@ -14,7 +14,9 @@ GAP = 4
 
 
 def captioned(images: dict[str, torch.Tensor]) -> torch.Tensor:
-    """One row: pictures (3, H, W) in [0, 1] of one size beside each other, each under its name; (3, H', W')."""
+    """One row: pictures (3, H, W) in [0, 1] of one size beside each other, each under its name; (3,
+    H', W').
+    """
     columns = [
         torch.cat([_caption(name, image.shape[-1]), image.float().cpu().clamp(0, 1)], 1)
         for name, image in images.items()

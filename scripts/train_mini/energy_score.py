@@ -1,7 +1,10 @@
-"""Energy score: a proper scoring rule, so its minimum is the true conditional distribution, diversity included.
+"""Energy score: a proper scoring rule, so its minimum is the true conditional distribution,
+diversity included.
 
-For two outputs x, x' of one LR picture and the true picture y: (|x - y| + |x' - y|) / 2 - beta |x - x'| / 2 (Gneiting and
-Raftery, 2007), with Euclidean norms over patches. With beta = 0 the outputs collapse to one restoration; with beta = 1 their
+For two outputs x, x' of one LR picture and the true picture y: (|x - y| + |x' - y|) / 2 - beta |x -
+x'| / 2 (Gneiting and
+Raftery, 2007), with Euclidean norms over patches. With beta = 0 the outputs collapse to one
+restoration; with beta = 1 their
 spread matches the uncertainty that the LR picture leaves.
 """
 
@@ -12,7 +15,9 @@ import torch.nn.functional as F
 
 
 def patch_norm(difference: torch.Tensor, size: int) -> torch.Tensor:
-    """Mean Euclidean norm (per value) over size x size patches of a difference (N, C, H, W); scalar."""
+    """Mean Euclidean norm (per value) over size x size patches of a difference (N, C, H, W);
+    scalar.
+    """
     squares = difference.square().mean(1, keepdim=True)
     if size > 1:
         squares = F.avg_pool2d(squares, size, stride=max(size // 2, 1))
@@ -33,7 +38,9 @@ def energy_score(
     sizes: tuple[int, ...] = (1, 4, 16),
     beta: float = 1.0,
 ) -> torch.Tensor:
-    """Energy score of two outputs (N, C, H, W) against the truth, averaged over patch sizes; scalar."""
+    """Energy score of two outputs (N, C, H, W) against the truth, averaged over patch sizes;
+    scalar.
+    """
     total = truth.new_zeros(())
     for size in sizes:
         error = patch_norm(first - truth, size) + patch_norm(second - truth, size)

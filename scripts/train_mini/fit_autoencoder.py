@@ -10,14 +10,21 @@ import torch.nn.functional as F
 from gdpo_sr.generators.patch_autoencoder import PatchAutoencoder
 
 DETAIL_ERROR, MEAN_ERROR = 1.15, 2.3
-"""Wanted RMS difference between LR and HR latents, per channel of detail and of patch means (the three leading ones).
+"""Wanted RMS difference between LR and HR latents, per channel of detail and of patch means (the
+three leading ones).
 
-Relative to a latent scaled by 0.82, the noise injected at t = 250 has a standard deviation of 0.70: of the size of the detail that
-is missing, so that it can stand for it, and small against what the LR picture tells about the means."""
+Relative to a latent scaled by 0.82, the noise injected at t = 250 has a standard deviation of 0.70:
+of the size of the detail that
+is missing, so that it can stand for it, and small against what the LR picture tells about the
+means."""
 
 
-def fit_basis(crops: torch.Tensor, channels: int, patch: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean colour (3,) and leading principal components (3 patch^2, channels) of crops (N, 3, H, W) in [-1, 1]."""
+def fit_basis(
+    crops: torch.Tensor, channels: int, patch: int = 4
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean colour (3,) and leading principal components (3 patch^2, channels) of crops (N, 3, H, W)
+    in [-1, 1].
+    """
     mean = crops.mean(dim=(0, 2, 3))
     patches = F.unfold(crops - mean[:, None, None], patch, stride=patch)
     flat = patches.transpose(1, 2).reshape(-1, 3 * patch * patch).double()
@@ -31,7 +38,9 @@ def fit_autoencoder(
     crops: torch.Tensor,
     make_lr: Callable[[torch.Tensor], torch.Tensor],
 ) -> None:
-    """Set the basis from crops (N, 3, H, W) in [-1, 1] and the gains from what `make_lr` (same shapes) loses of them."""
+    """Set the basis from crops (N, 3, H, W) in [-1, 1] and the gains from what `make_lr` (same
+    shapes) loses of them.
+    """
     mean, basis = fit_basis(crops, vae.config.latent_channels, vae.config.patch_size)
     vae.set_basis(mean, basis, torch.ones(basis.shape[1]))
     lost = vae.encode(make_lr(crops)).latent_dist.mode() - vae.encode(crops).latent_dist.mode()

@@ -1,4 +1,6 @@
-"""The parts of the embedded base before training: UNet, byte-level CLIP tokenizer, one-layer CLIP text encoder, scheduler."""
+"""The parts of the embedded base before training: UNet, byte-level CLIP tokenizer, one-layer CLIP
+text encoder, scheduler.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def build_tokenizer(folder: Path) -> CLIPTokenizer:
     tokens += ["<|startoftext|>", "<|endoftext|>"]
     vocab = {token: index for index, token in enumerate(tokens)}
     (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False), encoding="utf-8")
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(_MERGES) + "\n", encoding="utf-8")
+    (folder / "merges.txt").write_text(
+        "#version: 0.2\n" + "\n".join(_MERGES) + "\n", encoding="utf-8"
+    )
     settings = {
         "tokenizer_class": "CLIPTokenizer",
         "model_max_length": MAX_TOKENS,
@@ -47,7 +51,9 @@ def build_tokenizer(folder: Path) -> CLIPTokenizer:
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """A one-layer CLIP text encoder; it stays at its random weights (the base is trained on one prompt)."""
+    """A one-layer CLIP text encoder; it stays at its random weights (the base is trained on one
+    prompt).
+    """
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=TEXT_WIDTH,
@@ -90,7 +96,8 @@ def build_unet(latent_channels: int = 12) -> UNet2DConditionModel:
 def _steady_output_norm(unet: UNet2DConditionModel, offset: float = 4.0) -> None:
     """Give the channels of each group of the last norm alternating offsets.
 
-    The latents' mean component is many times larger than the noise and has to pass through `conv_norm_out`. Constant offsets
+    The latents' mean component is many times larger than the noise and has to pass through
+    `conv_norm_out`. Constant offsets
     dominate that norm's variance, so its scale no longer depends on the contrast of the picture.
     """
     bias = unet.up_blocks[-1].resnets[-1].conv2.bias

@@ -2,10 +2,13 @@
 
     python scripts/train_mini/collect_photos.py --packages UNPACKED --out photos
     python scripts/train_mini/train.py --photos photos/train --out runs/mini --minutes 60
-    python scripts/train_mini/train.py --photos photos/train --out runs/mini --minutes 60     # again: resumes
+    python scripts/train_mini/train.py --photos photos/train --out runs/mini --minutes 60     #
+    again: resumes
 
-The autoencoder is fitted first (closed form); then the one-step generator is trained end to end on online degradations with the
-energy score. Every random number comes from --seed; the state is saved every few minutes and at the end, and the model is
+The autoencoder is fitted first (closed form); then the one-step generator is trained end to end on
+online degradations with the
+energy score. Every random number comes from --seed; the state is saved every few minutes and at the
+end, and the model is
 written in diffusers layout to OUT/mini.
 """
 
@@ -31,15 +34,25 @@ from gdpo_sr.schedulers.one_step import OneStepScheduler
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--photos", required=True, help="folder of HR photographs")
-    parser.add_argument("--out", required=True, type=Path, help="folder for the state and the model")
-    parser.add_argument("--minutes", type=float, default=60, help="training time in all (default 60)")
+    parser.add_argument(
+        "--out", required=True, type=Path, help="folder for the state and the model"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=60, help="training time in all (default 60)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--crop", type=int, default=128, help="HR crop in pixels (default 128)")
-    parser.add_argument("--batch", type=int, default=6, help="LR pictures a step; each is restored twice")
+    parser.add_argument(
+        "--batch", type=int, default=6, help="LR pictures a step; each is restored twice"
+    )
     parser.add_argument("--lr", type=float, default=1.2e-3)
-    parser.add_argument("--beta", type=float, default=1.0, help="weight of the spread in the energy score")
+    parser.add_argument(
+        "--beta", type=float, default=1.0, help="weight of the spread in the energy score"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
@@ -73,7 +86,9 @@ def fit_latents(vae, stream: PhotoStream, rng: torch.Generator) -> None:
 
 
 def total_loss(first, second, hr, latents, beta: float) -> torch.Tensor:
-    """Energy score of pixels, of their gradients and of the latents; pictures (N, 3, H, W) in [-1, 1]."""
+    """Energy score of pixels, of their gradients and of the latents; pictures (N, 3, H, W) in [-1,
+    1].
+    """
     x, x2 = first[0], second[0]
     pixels = energy_score(x, x2, hr, sizes=(1, 4, 16), beta=beta)
     edges = energy_score(gradients(x), gradients(x2), gradients(hr), sizes=(2, 8), beta=beta)

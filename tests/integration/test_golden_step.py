@@ -1,0 +1,383 @@
+"""A whole stage-2 step, the NAOSD forward pass, the merge and the VSD loss against recordings of
+the released code on a toy model of Stable Diffusion's shape.
+
+Every test records the largest error that it met (`pytest --junitxml` shows them).
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from gdpo_sr.candidates import generate_group, sample_candidates
+from gdpo_sr.generators.diffusion_math import add_noise, predict_x0
+from gdpo_sr.generators.load import build_generator, load_components
+from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
+from gdpo_sr.lora import adapters_disabled
+from gdpo_sr.losses import gdpo_loss, vsd_loss
+from gdpo_sr.losses.gdpo_loss import preference_margin
+from gdpo_sr.losses.vsd_loss import classifier_free_guidance
+from gdpo_sr.prediction_errors import GroupErrors, errors_for_noise
+from gdpo_sr.rewards.attribute_aware import estimate_advantages
+from gdpo_sr.rewards.iqa_reward import IQAReward
+from gdpo_sr.rewards.score import score_candidates
+from gdpo_sr.types import SRBatch
+from tests.released_checkpoints import (
+    checksum_error,
+    checksums,
+    load_as_one_adapter,
+    merge_unet,
+    merge_vae,
+    read_checkpoint,
+)
+
+Arrays = dict[str, torch.Tensor]
+NETWORK = 1e-4
+"""Largest absolute error through a network on the CPU."""
+INSIDE = 1e-3
+"""Of the logit, 2500 times a difference of two float32 means of size 1.5, on the recorded group."""
+INSIDE_CHAINED = 3e-3
+"""Of the logit on the group that our own code sampled, whose pixels differ by 2e-5."""
+
+
+class StandIn:
+    """A reward made of one function of pictures (N, 3, H, W) in [0, 1]."""
+
+    kind = "perception"
+    weight = 1.0
+
+    def __init__(self, name: str, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        self.name = name
+        self.function = function
+
+    def __call__(self, candidates: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
+        return self.function(candidates.flatten(0, 1)).unflatten(0, candidates.shape[:2])
+
+
+def total_variation(images: torch.Tensor) -> torch.Tensor:
+    """What was recorded in place of MUSIQ."""
+    dx, dy = images.diff(dim=-1).abs(), images.diff(dim=-2).abs()
+    return 100 * (dx.flatten(1).mean(1) + dy.flatten(1).mean(1))
+
+
+def spread(images: torch.Tensor) -> torch.Tensor:
+    """What was recorded in place of MANIQA."""
+    return images.flatten(1).std(1, correction=0)
+
+
+@pytest.fixture(scope="module")
+def load(golden) -> Callable[[str], Arrays]:
+    def arrays(name: str) -> Arrays:
+        return {key: torch.from_numpy(value) for key, value in np.load(golden(name)).items()}
+
+    return arrays
+
+
+@pytest.fixture(scope="module")
+def notes(golden) -> dict:
+    return json.loads(golden("gdpo_step.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def base(golden) -> NoiseAwareGenerator:
+    return build_generator(load_components(golden("tiny_base"), t_add=250, t_diff=100))
+
+
+@pytest.fixture(scope="module")
+def stage1(golden, base: NoiseAwareGenerator) -> NoiseAwareGenerator:
+    """The base with the stage-1 adapters merged: where stage 2 starts."""
+    generator = copy.deepcopy(base)
+    merge_unet(generator.unet, golden("stage1.pkl"))
+    merge_vae(generator.vae, golden("stage1.pkl"))
+    return generator
+
+
+@pytest.fixture(scope="module")
+def rewards() -> dict:
+    return {
+        "psnr": IQAReward("psnr_y", "fidelity"),
+        "musiq": StandIn("musiq", total_variation),
+        "maniqa": StandIn("maniqa", spread),
+    }
+
+
+@pytest.fixture(scope="module")
+def fresh_policy(golden, stage1: NoiseAwareGenerator) -> SimpleNamespace:
+    generator = copy.deepcopy(stage1)
+    lora = load_as_one_adapter(generator.unet, golden("stage2_step.pkl"))
+    return SimpleNamespace(generator=generator, lora=lora)
+
+
+@pytest.fixture
+def policy(fresh_policy: SimpleNamespace) -> SimpleNamespace:
+    """Generator with the LoRA of the recorded step, and its parameters by released name."""
+    return copy.deepcopy(fresh_policy)
+
+
+@pytest.fixture
+def assert_close(record_property):
+    """Compare with a recording to `atol`, and note the error."""
+
+    def check(name: str, actual: torch.Tensor, recorded: torch.Tensor, atol: float) -> None:
+        assert actual.shape == recorded.shape, name
+        error = float((actual.detach() - recorded).abs().max())
+        record_property(name, f"{error:.2e}")
+        assert error < atol, f"{name}: {error:.2e}"
+
+    return check
+
+
+def run_step(generator: NoiseAwareGenerator, recorded: Arrays, prompts, rewards) -> SimpleNamespace:
+    """The stage-2 step of the package, fed with the recorded noise."""
+    with adapters_disabled(generator.unet):
+        images = generate_group(
+            generator,
+            recorded["x_src"],
+            recorded["sample_noise"],
+            prompts,
+            recorded["sample_vae_eps"],
+        )
+    group = images / 2 + 0.5
+    scores = score_candidates(rewards, group, recorded["x_tgt"] / 2 + 0.5)
+    advantages = estimate_advantages(scores, rewards, recorded["det"])
+    errors = recorded_noise_errors(generator, group, recorded, prompts)
+    return SimpleNamespace(
+        images=images,
+        scores=scores,
+        advantages=advantages,
+        errors=errors,
+        inside=inside_term(errors, advantages),
+        out=gdpo_loss(*errors, advantages),
+    )
+
+
+def recorded_noise_errors(
+    generator: NoiseAwareGenerator, group: torch.Tensor, recorded: Arrays, prompts: list[str]
+) -> GroupErrors:
+    """Errors of a group (B, G, 3, H, W) in [0, 1] under the recorded noise."""
+    noise, posterior = (
+        recorded[name].unflatten(0, group.shape[:2]) for name in ("policy_noise", "policy_vae_eps")
+    )
+    return errors_for_noise(generator, group, prompts, noise, posterior)
+
+
+def inside_term(errors: GroupErrors, advantages: torch.Tensor) -> torch.Tensor:
+    """The argument of the loss's log-sigmoid, (B,)."""
+    return -2500 * preference_margin(*errors, advantages).detach()
+
+
+def test_stage_1_merge(golden, stage1, base, record_property):
+    """Every tensor after the merge, and the list of weights that must not change."""
+    for part in ("unet", "vae"):
+        recorded = json.loads(golden("stage1_merged.json").read_text())[part]
+        merged = getattr(stage1, part).state_dict()
+        before = getattr(base, part).state_dict()
+        error = checksum_error(merged, recorded["checksums"])
+        record_property(f"{part} checksums, relative", f"{error:.1e}")
+        assert error < 1e-6
+        changed = {name for name in merged if not torch.equal(merged[name], before[name])}
+        assert len(changed) == recorded["n_changed_vs_base"]
+        assert not changed & set(recorded["unchanged_weights"])
+
+
+@pytest.mark.parametrize("t_diff, t_add", [(100, 250), (200, 200), (250, 250)])
+def test_naosd_forward(golden, load, stage1, assert_close, t_diff: int, t_add: int):
+    recorded = load("naosd_forward.npz")
+    prompts = json.loads(golden("naosd_forward.json").read_text())["prompts"]
+    generator = copy.deepcopy(stage1)
+    generator.scheduler.set_timesteps_pair(t_add, t_diff)
+    embeds = generator.prompt_encoder(prompts)
+    assert_close("prompt embeddings", embeds, recorded["prompt_embeds"], 1e-5)
+    with torch.no_grad():
+        encoded = generator.encode(recorded["x_src"], recorded["vae_eps"])
+        latents = generator.restore_latents(encoded, recorded["noise"], embeds)
+        image = generator.decode(latents)
+    tag = f"t{t_diff}_n{t_add}"
+    assert_close(f"{tag} latents", latents, recorded[f"{tag}__latents"], NETWORK)
+    assert_close(f"{tag} image", image, recorded[f"{tag}__image"], NETWORK)
+
+
+def test_step_of_one_image(load, notes, policy, rewards, assert_close):
+    """Sampling, scores, advantages, errors, logit, loss, each on what our own code made before."""
+    recorded = load("gdpo_step_b1g6.npz")
+    case = notes["cases"][0]
+    step = run_step(policy.generator, recorded, notes["prompts"][:1], rewards)
+    assert_close("sampled images", step.images, recorded["sample_images"], NETWORK)
+    assert_close("psnr", step.scores["psnr"], recorded["psnr"], 1e-3)
+    assert_close("musiq stand-in", step.scores["musiq"], recorded["musiq_standin"], 1e-3)
+    assert_close("maniqa stand-in", step.scores["maniqa"], recorded["maniqa_standin"], 1e-5)
+    assert_close("advantages", step.advantages, recorded["advantages"], 1e-3)
+    for name in ("policy", "reference"):
+        key = {"policy": "policy", "reference": "ref"}[name]
+        expected = torch.tensor([case[f"mean_sq_{key}_minus_noise"]])
+        assert_close(f"{name} errors", getattr(step.errors, name), expected, 1e-5)
+    assert_close("inside_term", step.inside, recorded["inside_term"], INSIDE_CHAINED)
+    assert_close("loss", step.out.loss, recorded["loss"], 1e-3)
+
+
+def test_the_group_is_sampled_by_the_reference(policy, stage1, load, notes):
+    """Candidates of a policy that moved far equal those of its starting point, bit for bit."""
+    with torch.no_grad():
+        for parameter in policy.lora.values():
+            parameter.mul_(30)
+    hr = load("gdpo_step_b2g4.npz")["x_tgt"] / 2 + 0.5
+    batch = SRBatch(hr[..., ::4, ::4].contiguous(), hr, notes["prompts"], ["a", "b"])
+
+    def group(generator: NoiseAwareGenerator) -> torch.Tensor:
+        return sample_candidates(generator, batch, 2, torch.Generator().manual_seed(0))
+
+    expected = group(stage1)
+    assert torch.equal(group(policy.generator), expected)
+    own = policy.generator(hr * 2 - 1, torch.zeros(2, 4, 8, 8), notes["prompts"])
+    assert (own - stage1(hr * 2 - 1, torch.zeros(2, 4, 8, 8), notes["prompts"])).abs().max() > 0.01
+
+
+def gradient_errors(lora: Arrays, recorded: Arrays) -> tuple[float, float]:
+    """Largest relative L2 error of a gradient, and largest L2 error where the recorded one is 0."""
+    relative, absolute = 0.0, 0.0
+    for name, expected in recorded.items():
+        error, norm = float((lora[name].grad - expected).norm()), float(expected.norm())
+        if norm > 0:
+            relative = max(relative, error / norm)
+        else:
+            absolute = max(absolute, error)
+    return relative, absolute
+
+
+def update_error(tensors: Arrays, recorded: dict[str, dict], lr: float) -> float:
+    """Largest difference of a checksum, per entry and in units of the learning rate."""
+    errors = []
+    for name, expected in recorded.items():
+        own, count = checksums(tensors[name]), tensors[name].numel()
+        for kind, size in (("sum", count), ("l2", count**0.5), ("absmax", 1)):
+            errors.append(abs(own[kind] - expected[kind]) / (size * lr))
+    return max(errors)
+
+
+def clip_and_step(lora: Arrays, after: dict) -> float:
+    """Clip and take one AdamW step as recorded; the gradient's norm before clipping."""
+    norm = torch.nn.utils.clip_grad_norm_(lora.values(), after["max_grad_norm"])
+    torch.optim.AdamW(lora.values(), lr=after["lr"], weight_decay=after["weight_decay"]).step()
+    return float(norm)
+
+
+def test_gradients_and_update_of_one_step(load, notes, policy, rewards, record_property):
+    """514 gradients, then clipping and one AdamW step. The first step of Adam moves an entry by the
+    learning rate times g / (|g| + 1e-8), so where g is almost 0 a part of it may differ.
+    """
+    recorded, case = load("gdpo_step_b1g6.npz"), notes["cases"][0]
+    run_step(policy.generator, recorded, notes["prompts"][:1], rewards).out.loss.backward()
+    gradients = load("gdpo_step_b1g6_grads.npz")
+    assert set(policy.lora) == set(gradients) and len(gradients) == 514
+    relative, absolute = gradient_errors(policy.lora, gradients)
+    record_property("gradients, relative L2", f"{relative:.1e}")
+    record_property("gradients that are 0, L2", f"{absolute:.1e}")
+    assert relative < 1e-3 and absolute < 1e-5
+    trained = [n for n, p in policy.generator.named_parameters() if p.grad is not None]
+    assert len(trained) == case["n_grads"] and all(".lora_" in name for name in trained)
+
+    after = notes["after_one_adamw_step_b1g6"]
+    assert clip_and_step(policy.lora, after) == pytest.approx(after["norm_before_clip"], rel=1e-3)
+    error = update_error(policy.lora, after["checksums"], after["lr"])
+    record_property("update, learning rates", f"{error:.1e}")
+    assert error < 0.1
+
+
+def test_update_of_the_recorded_gradients(load, notes, policy, record_property):
+    """From the recorded gradients, clipping and AdamW give the recorded parameters."""
+    for name, gradient in load("gdpo_step_b1g6_grads.npz").items():
+        policy.lora[name].grad = gradient
+    after = notes["after_one_adamw_step_b1g6"]
+    assert clip_and_step(policy.lora, after) == pytest.approx(after["norm_before_clip"], rel=1e-6)
+    error = update_error(policy.lora, after["checksums"], after["lr"])
+    record_property("update of recorded gradients, learning rates", f"{error:.1e}")
+    assert error < 1e-4
+
+
+@pytest.mark.parametrize("order", ["own", "swapped"])
+def test_prompts_stay_with_their_images(load, notes, policy, rewards, assert_close, order: str):
+    """B = 2: the recording in which every sample got its own picture's prompt, not the other's."""
+    recorded = {**load("gdpo_step_b2g4.npz"), **load("gdpo_step_b2g4_prompts_in_order.npz")}
+    prompts = notes["prompts"] if order == "own" else notes["prompts"][::-1]
+    with torch.no_grad():
+        step = run_step(policy.generator, recorded, prompts, rewards)
+    if order == "swapped":
+        assert (step.images - recorded["sample_images"]).abs().max() > 10 * NETWORK
+        assert (step.inside - recorded["inside_term"]).abs().max() > 1e-2
+        return
+    assert_close("b2g4 sampled images", step.images, recorded["sample_images"], NETWORK)
+    assert_close("b2g4 advantages", step.advantages, recorded["advantages"], 1e-3)
+    assert_close("b2g4 inside_term", step.inside, recorded["inside_term"], INSIDE_CHAINED)
+    group = recorded["sample_images"] / 2 + 0.5
+    errors = recorded_noise_errors(policy.generator, group, recorded, prompts)
+    inside = inside_term(errors, recorded["advantages"])
+    assert_close("b2g4 inside_term, recorded group", inside, recorded["inside_term"], INSIDE)
+    assert_close("b2g4 loss", step.out.loss, recorded["loss"], 1e-3)
+
+
+def test_forward_of_the_merged_stage_2(golden, load, stage1, assert_close, record_property):
+    """stage2.pkl merges onto the stage-1 UNet; its pictures at t_add 250, t_diff 100."""
+    generator = copy.deepcopy(stage1)
+    merge_unet(generator.unet, golden("stage2.pkl"))
+    merged = json.loads(golden("stage2_merged.json").read_text())["unet"]
+    error = checksum_error(generator.unet.state_dict(), merged["checksums"])
+    record_property("stage-2 checksums, relative", f"{error:.1e}")
+    assert error < 1e-6
+
+    recorded = load("test_forward.npz")
+    prompts = json.loads(golden("naosd_forward.json").read_text())["prompts"]
+    noise = recorded["noise"][:, None]
+    image = generate_group(generator, recorded["x"], noise, prompts, recorded["vae_eps"])[:, 0]
+    assert_close("stage-2 image", image, recorded["image"], NETWORK)
+
+
+@pytest.fixture(scope="module")
+def fake_score(golden, base: NoiseAwareGenerator) -> torch.nn.Module:
+    """The fake-score UNet, all three adapters active (`vsd_lora.pkl` has no base layer)."""
+    unet = copy.deepcopy(base.unet)
+    load_as_one_adapter(unet, golden("vsd_lora.pkl"))
+    return unet
+
+
+@pytest.mark.parametrize("case", [0, 1, 2])
+def test_vsd(load, base, fake_score, assert_close, case: int):
+    """VSD loss and its gradient with guidance 7.5, and the loss that trains the fake score."""
+    arrays = load("vsd.npz")
+    recorded = {k.removeprefix(f"case{case}__"): v for k, v in arrays.items()}
+    embeds, negative = arrays["prompt_embeds"], arrays["neg_embeds"]
+    latents = recorded["latents"].clone().requires_grad_()
+    with torch.no_grad():
+        t = recorded["dm_timestep"]
+        alpha_bar = base.scheduler.alphas_cumprod[t].view(-1, 1, 1, 1)
+        noisy = add_noise(recorded["latents"], recorded["dm_noise"], alpha_bar)
+        fake = fake_score(noisy, t, embeds).sample
+        real = classifier_free_guidance(
+            base.unet(noisy, t, embeds).sample, base.unet(noisy, t, negative).sample, 7.5
+        )
+    x0_real, x0_fake = (predict_x0(noisy, e, alpha_bar) for e in (real, fake))
+    loss = vsd_loss(latents, x0_real, x0_fake).loss
+    loss.backward()
+    assert_close(f"case {case} vsd loss", loss, recorded["dm_loss"], 1e-5)
+    assert_close(f"case {case} vsd gradient", latents.grad, recorded["dm_grad"], 1e-6)
+
+    t = recorded["lora_timestep"]
+    alpha_bar = base.scheduler.alphas_cumprod[t].view(-1, 1, 1, 1)
+    noisy = add_noise(recorded["latents"], recorded["lora_noise"], alpha_bar)
+    with torch.no_grad():
+        error = F.mse_loss(fake_score(noisy, t, embeds).sample, recorded["lora_noise"])
+    assert_close(f"case {case} fake-score loss", error, recorded["lora_loss"], 1e-5)
+
+
+def test_the_step_starts_from_the_stage_1_model(golden, stage1):
+    """The base layer stored with the recorded policy is the merged stage-1 `conv_in`."""
+    stored = read_checkpoint(golden("stage2_step.pkl"))["state_dict_unet"]
+    for kind in ("weight", "bias"):
+        own = stage1.unet.get_parameter(f"conv_in.{kind}")
+        assert torch.allclose(stored[f"conv_in.base_layer.{kind}"], own, atol=1e-6)

@@ -1,0 +1,93 @@
+"""A base model of a few thousand random weights, for tests that need a model and no quality."""
+
+from __future__ import annotations
+
+import json
+import string
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from gdpo_sr.generators.patch_autoencoder import PatchAutoencoder
+from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline
+from gdpo_sr.schedulers.one_step import OneStepScheduler
+
+PROMPT = "a photo"
+_TOKENS = 8
+_WIDTH = 16
+
+
+def tiny_base(folder: Path, channels: tuple[int, int] = (16, 32), seed: int = 0) -> Path:
+    """Save a base in diffusers layout, the same for the same seed; returns `folder`.
+
+    Its latents hold one 4x4 patch in 12 numbers, as those of `mini` do.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tokenizer = _tokenizer(folder / "words")
+        pipeline = OneStepSRPipeline(
+            unet=_unet(channels),
+            vae=_autoencoder(),
+            text_encoder=_text_encoder(tokenizer),
+            tokenizer=tokenizer,
+            scheduler=OneStepScheduler(),
+            prompt=PROMPT,
+        )
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+def _tokenizer(folder: Path) -> CLIPTokenizer:
+    """CLIP's tokenizer over single letters, without merges."""
+    folder.mkdir(parents=True)
+    letters = [*string.ascii_lowercase, ",", "."]
+    tokens = [*letters, *(f"{c}</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
+    return CLIPTokenizer(
+        str(folder / "vocab.json"),
+        str(folder / "merges.txt"),
+        pad_token="<|endoftext|>",
+        model_max_length=_TOKENS,
+    )
+
+
+def _text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=_WIDTH,
+        intermediate_size=_WIDTH,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=_TOKENS,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return CLIPTextModel(config)
+
+
+def _autoencoder() -> PatchAutoencoder:
+    """Twelve of the 48 directions of a patch, in random axes."""
+    vae = PatchAutoencoder(patch_size=4, latent_channels=12)
+    axes, _ = torch.linalg.qr(torch.randn(48, 12))
+    vae.set_basis(torch.zeros(3), axes, torch.ones(12))
+    return vae
+
+
+def _unet(channels: tuple[int, int]) -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=16,
+        in_channels=12,
+        out_channels=12,
+        block_out_channels=channels,
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=_WIDTH,
+        attention_head_dim=4,
+        norm_num_groups=8,
+    )
