@@ -1,7 +1,7 @@
 """The released checkpoint layout: merge its LoRA adapters, or load them into one adapter of ours.
 
-Layout: a pickled dict of tensors `<module>.lora_A.<adapter>.weight`, `<module>.lora_B.<adapter>.weight`
-and `conv_in.base_layer.*`, which replaces the base's own. Alpha is not stored; it is peft's default 8.
+Layout: a pickled dict of tensors `<module>.lora_{A,B}.<adapter>.weight` and
+`conv_in.base_layer.*`, which replaces the base's own. Alpha is peft's default 8, not stored.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def merge_vae(vae: nn.Module, path: Path) -> None:
 
 
 def load_as_one_adapter(unet: nn.Module, path: Path) -> dict[str, nn.Parameter]:
-    """Put the three adapters, which do not overlap, into one. Returns its parameters by released name."""
+    """Put the three adapters, which do not overlap, into one. Parameters by released name."""
     state = read_checkpoint(path)
     add_lora(unet, state["rank_unet"])
     released = {key: t for key, t in state["state_dict_unet"].items() if ".lora_" in key}

@@ -1,4 +1,4 @@
-"""A base model of a few thousand random weights, for tests that need a model and no quality."""
+"""A base model of a quarter of a million random weights, for tests that need no quality."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def tiny_base(folder: Path, channels: tuple[int, int] = (16, 32), seed: int = 0)
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        tokenizer = _tokenizer(folder / "words")
+        tokenizer = _tokenizer(folder / "tokenizer")
         pipeline = OneStepSRPipeline(
             unet=_unet(channels),
             vae=_autoencoder(),

@@ -19,7 +19,9 @@ ENLARGED = 64
 CHUNK = 128
 """Patches worked on at once: their enlarged gradients fit the processor's cache."""
 BINS, LOW, HIGH = 512, -5.5, 5.5
-GREY_WEIGHTS = {"rgb": (0.299, 0.587, 0.114), "bgr": (0.114, 0.587, 0.299)}
+GREY_BITS = 15
+GREY_WEIGHTS = {"rgb": (9798, 19235, 3735), "bgr": (3735, 19235, 9798)}
+"""0.299, 0.587, 0.114 times 2^15: OpenCV's integer weights, so that every level rounds as there."""
 
 
 def to_grey(images: torch.Tensor, grey: str = "rgb") -> torch.Tensor:
@@ -34,9 +36,10 @@ def to_grey(images: torch.Tensor, grey: str = "rgb") -> torch.Tensor:
         raise ValueError(
             f"grey = {grey!r}: use 'rgb', or 'bgr' for the released code's channel swap"
         )
-    levels = (images.double() * 255).round()
-    weights = levels.new_tensor(GREY_WEIGHTS[grey])
-    return ((levels * weights[:, None, None]).sum(1).round() / 255).float()
+    levels = (images.float() * 255).round().int()
+    weights = levels.new_tensor(GREY_WEIGHTS[grey])[:, None, None]
+    half = 1 << (GREY_BITS - 1)
+    return (((levels * weights).sum(1) + half) >> GREY_BITS).float() / 255
 
 
 @lru_cache(maxsize=64)

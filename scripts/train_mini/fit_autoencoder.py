@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 
@@ -33,17 +31,13 @@ def fit_basis(
 
 
 @torch.no_grad()
-def fit_autoencoder(
-    vae: PatchAutoencoder,
-    crops: torch.Tensor,
-    make_lr: Callable[[torch.Tensor], torch.Tensor],
-) -> None:
-    """Set the basis from crops (N, 3, H, W) in [-1, 1] and the gains from what `make_lr` (same
-    shapes) loses of them.
+def fit_autoencoder(vae: PatchAutoencoder, hr: torch.Tensor, lr: torch.Tensor) -> None:
+    """Set the basis from hr and the gains from what lr lost of it; both (N, 3, H, W) in [-1, 1], lr
+    resized to hr.
     """
-    mean, basis = fit_basis(crops, vae.config.latent_channels, vae.config.patch_size)
+    mean, basis = fit_basis(hr, vae.config.latent_channels, vae.config.patch_size)
     vae.set_basis(mean, basis, torch.ones(basis.shape[1]))
-    lost = vae.encode(make_lr(crops)).latent_dist.mode() - vae.encode(crops).latent_dist.mode()
+    lost = vae.encode(lr).latent_dist.mode() - vae.encode(hr).latent_dist.mode()
     wanted = torch.full((basis.shape[1],), DETAIL_ERROR)
     wanted[:3] = MEAN_ERROR
     vae.set_basis(mean, basis, wanted / lost.square().mean(dim=(0, 2, 3)).sqrt())

@@ -40,7 +40,17 @@ LAYERS = (
 )
 TOP = len(LAYERS)  # the package's own __init__: the public surface, above everything
 
-PURE_IMPORTS = ("torch", "numpy", "math", "dataclasses", "typing", "collections.abc", "__future__")
+PURE_IMPORTS = (
+    "torch",
+    "numpy",
+    "math",
+    "fractions",
+    "functools",
+    "dataclasses",
+    "typing",
+    "collections.abc",
+    "__future__",
+)
 RANDOM_FUNCTIONS = {
     f"torch.{name}"
     for name in (

@@ -1,0 +1,135 @@
+"""The textured share of a picture against recordings of the released code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from gdpo_sr.rewards.attribute_aware import content_weights
+from gdpo_sr.rewards.content_weights import complexity_map, texture_ratio, to_grey
+from gdpo_sr.utils.image_io import read_image
+
+CROPS = "astronaut chelsea coffee brick gravel grass camera rocket flat noise".split()
+REALSR = ["Canon_001_LR4.png", "Canon_025_LR4.png", "Canon_049_LR4.png", "Nikon_023_LR4.png"]
+ORDERS = ("bgr", "rgb")  # the released code's channel swap, and the right order
+
+
+def to_tensor(pixels: np.ndarray) -> torch.Tensor:
+    """Bytes (H, W, 3) -> (1, 3, H, W) in [0, 1]."""
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+
+
+def recorded_row(golden, name: str) -> dict:
+    rows = json.loads(golden("regions.json").read_text())["rows"]
+    return next(row for row in rows if row["image"] == name)
+
+
+def recorded_ratio(row: dict, order: str) -> float:
+    return (row if order == "bgr" else row["rgb_order_fixed"])["detail_unrounded"]
+
+
+def crop(golden, name: str) -> torch.Tensor:
+    return to_tensor(np.load(golden("regions_crops.npz"))[f"crop__{name}"])
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("name", CROPS)
+def test_recorded_crops(golden, name: str, order: str):
+    expected = recorded_ratio(recorded_row(golden, f"crop/{name}"), order)
+    assert float(texture_ratio(crop(golden, name), grey=order)) == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", CROPS)
+def test_recorded_patches(golden, name: str):
+    """Entropy times area of each patch. A gradient on the edge of a histogram bin may fall on
+    either side and move one of 4096 counts, in fewer than one patch of a hundred.
+    """
+    recorded = torch.from_numpy(np.load(golden("regions_patches.npz"))[f"crop__{name}"])
+    ours = complexity_map(to_grey(crop(golden, name), "bgr"))[0].double()
+    error = (ours - recorded).abs()
+    assert error.shape == recorded.shape and error.max() < 0.1
+    assert (error > 1e-3).sum() <= 1 + 0.01 * error.numel()
+
+
+@pytest.mark.parametrize("name", REALSR)
+def test_recorded_photos(golden, shared_dir, name: str):
+    """Whole 512x512 HR photos of RealSR, in both channel orders."""
+    path = shared_dir / "bench" / "realsr" / "HR" / name
+    if not path.is_file():
+        pytest.skip(f"needs ../shared/bench/realsr/HR/{name}")
+    row = recorded_row(golden, f"realsr_hr/{name}")
+    image = read_image(path)
+    pixels = (image * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
+    assert hashlib.sha256(pixels.tobytes()).hexdigest() == row["rgb_sha256"]
+    for order in ORDERS:
+        ours = float(texture_ratio(image[None], grey=order))
+        assert ours == pytest.approx(recorded_ratio(row, order), abs=1e-3)
+
+
+def test_grey_levels_of_the_recording(golden):
+    """The 8-bit grey picture equals, byte for byte, what the released code works on."""
+    for name in CROPS:
+        grey = (to_grey(crop(golden, name), "bgr")[0] * 255).round().byte().numpy()
+        expected = recorded_row(golden, f"crop/{name}")["gray_used_sha256_u8"]
+        assert hashlib.sha256(grey.tobytes()).hexdigest() == expected, name
+
+
+def noise_picture(height: int, width: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+def test_flat_is_smooth_and_noise_is_texture():
+    assert float(texture_ratio(torch.full((1, 3, 60, 60), 0.4))) == 0
+    assert float(texture_ratio(noise_picture(60, 60))) == 1
+
+
+def test_half_and_half():
+    image = torch.full((1, 3, 40, 40), 0.4)
+    image[..., :20] = noise_picture(40, 20)
+    assert float(texture_ratio(image)) == pytest.approx(0.5, abs=1e-6)
+
+
+def test_border_strips_count_by_their_area():
+    """42 = 4 * 10 + 2: the 10x10 patches of noise reach 50, a strip of 2x10 needs 2.5 bits and the
+    corner of 2x2 12.5 bits, more than 256 bins can hold.
+    """
+    ratio = float(texture_ratio(noise_picture(42, 42)))
+    assert 40 * 40 / 42**2 <= ratio + 1e-6 <= 1 - 4 / 42**2 + 2e-6
+
+
+def test_a_picture_smaller_than_a_patch():
+    assert 0 <= float(texture_ratio(noise_picture(7, 5))) <= 1
+
+
+def test_a_batch_equals_its_pictures():
+    images = torch.cat(
+        [noise_picture(53, 47), noise_picture(53, 47, 1) * 0.1, noise_picture(53, 47, 2)]
+    )
+    images[2, :, 20:] = 0.5
+    alone = torch.cat([texture_ratio(image[None]) for image in images])
+    assert torch.equal(texture_ratio(images), alone)
+    assert 0 < alone[2] < 1
+
+
+def test_autocast_does_not_change_the_ratio(golden):
+    """The step runs under autocast in mixed precision; entropies in bfloat16 would differ."""
+    image = crop(golden, "camera")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        ratio = texture_ratio(image)
+    assert torch.equal(ratio, texture_ratio(image))
+
+
+def test_threshold_and_fixed_share():
+    image = noise_picture(40, 40)
+    assert float(texture_ratio(image, threshold=1e4)) == 0
+    assert content_weights(image, fixed=0.3).tolist() == pytest.approx([0.3])
+    assert torch.equal(content_weights(image), texture_ratio(image))
+
+
+def test_unknown_channel_order():
+    with pytest.raises(ValueError, match="grey = 'gbr'"):
+        texture_ratio(noise_picture(20, 20), grey="gbr")
