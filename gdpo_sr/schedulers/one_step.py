@@ -61,10 +61,11 @@ class OneStepScheduler(SchedulerMixin, ConfigMixin):
 
     def set_timesteps_pair(self, t_add: int | None = None, t_diff: int | None = None) -> None:
         """Replace one or both timesteps; they are saved with the model from then on."""
-        for name, value in (("t_add", t_add), ("t_diff", t_diff)):
-            if value is not None:
-                self.check_timestep(name, value)
-                self.register_to_config(**{name: value})
+        given = {"t_add": t_add, "t_diff": t_diff}
+        changes = {name: value for name, value in given.items() if value is not None}
+        for name, value in changes.items():
+            self.check_timestep(name, value)
+        self.register_to_config(**changes)
 
     def alpha_bar(self, timestep: int) -> float:
         """Cumulative alpha at an integer timestep."""
