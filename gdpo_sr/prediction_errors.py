@@ -100,3 +100,46 @@ def prediction_errors(
     return errors_for_noise(
         generator, candidates, prompts, noise, posterior_noise, target, chunk, policy_unet
     )
+
+
+def prediction_errors_from_lr(
+    generator: NoiseAwareGenerator,
+    candidates: torch.Tensor,
+    lr_latents: torch.Tensor,
+    prompts: list[str],
+    rng: torch.Generator,
+    policy_unet: nn.Module | None = None,
+) -> GroupErrors:
+    """Errors where the policy is used: from the LR picture, not from a noised candidate.
+
+    Not in the paper. One fresh noise per group is added to the LR latents; the target of candidate
+    i
+    is the prediction that restores its latent from that input. Policy and reference run once per
+    group instead of once per candidate, and since advantages sum to 0, the gradient moves the
+    output
+    along sum_i A_i z0_i.
+
+    Args:
+        generator: its UNet carries the LoRA of the policy.
+        candidates: (B, G, 3, H, W) in [0, 1].
+        lr_latents: (B, c, h, w), from `generator.encode` of the enlarged LR pictures.
+        prompts: B prompts.
+        rng: draws the noise (B, c, h, w).
+        policy_unet: the UNet as wrapped for distributed training; None takes the generator's.
+    """
+    b, g = candidates.shape[:2]
+    scheduler = generator.scheduler
+    embeds = generator.prompt_encoder(prompts)
+    with torch.no_grad():
+        noise = draw_noise(lr_latents.shape, rng, lr_latents.device, lr_latents.dtype)
+        noisy = scheduler.add_noise(lr_latents, noise)
+        latents = generator.encode(candidates.flatten(0, 1) * 2 - 1)
+        wanted = scheduler.target_epsilon(noisy.repeat_interleave(g, dim=0), latents)
+        with adapters_disabled(generator.unet):
+            plain = generator.predict_epsilon(noisy, embeds)
+    tuned = generator.predict_epsilon(noisy, embeds, policy_unet)
+    errors = (
+        mean_squared_error(prediction.repeat_interleave(g, dim=0), wanted)
+        for prediction in (tuned, plain)
+    )
+    return GroupErrors(*(error.unflatten(0, (b, g)) for error in errors))

@@ -31,6 +31,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--force_yml",
         nargs="+",
+        action="extend",
         default=[],
         metavar="KEY=VALUE",
         help="change options, for example train:total_iter=20 train:optim_g:lr=1e-4",

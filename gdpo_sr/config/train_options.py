@@ -131,6 +131,11 @@ class TrainOptions(OptionGroup):
     sampler: Literal["reference"] = Field(
         "reference", description="Who samples the group; the paper: the policy with LoRA off."
     )
+    update_input: Literal["candidate", "lr"] = Field(
+        "candidate",
+        description="What the update adds noise to: each candidate's latent (the paper), or the LR "
+        "latent, with target x0 and one noise per group.",
+    )
     target: Literal["noise", "x0"] = Field(
         "noise", description="Error the loss compares: predicted noise (the paper) or clean latent."
     )
@@ -175,6 +180,11 @@ class TrainOptions(OptionGroup):
             yield (
                 f"scheduler.warmup_iter = {self.scheduler.warmup_iter} must be less than "
                 f"total_iter = {self.total_iter}: shorten the warm-up or train longer"
+            )
+        if self.update_input == "lr" and not (self.target == "x0" and self.shared_noise):
+            yield (
+                f"update_input = lr needs target = x0 and shared_noise = true, not {self.target} "
+                f"and {str(self.shared_noise).lower()}: change them, or use update_input: candidate"
             )
         if self.scheduler.eta_min > self.optim_g.lr:
             yield (

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors import SafetensorError
 from transformers import CLIPTextModel, CLIPTokenizer
+from transformers.utils import logging
 
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
 from gdpo_sr.generators.patch_autoencoder import PatchAutoencoder
@@ -85,9 +88,10 @@ def _load_part(cls: Any, folder: Path, **options: Any) -> torch.nn.Module:
     Raises:
         CheckpointError: weights are missing.
     """
-    network, report = cls.from_pretrained(
-        folder, use_safetensors=True, output_loading_info=True, **options
-    )
+    with _no_progress_bar():
+        network, report = cls.from_pretrained(
+            folder, use_safetensors=True, output_loading_info=True, **options
+        )
     missing = sorted(report["missing_keys"])
     if missing:
         raise CheckpointError(
@@ -95,6 +99,18 @@ def _load_part(cls: Any, folder: Path, **options: Any) -> torch.nn.Module:
             f"'{missing[0]}': save or copy the model again"
         )
     return network
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Keep the library's bar, one per text encoder, out of the commands' output."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def load_vae(folder: Path, dtype: torch.dtype = torch.float32) -> torch.nn.Module:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from gdpo_sr.advantages import permute_within_groups, tied
-from gdpo_sr.candidates import sample_candidates
+from gdpo_sr.candidates import enlarge_lr, sample_candidates
 from gdpo_sr.config.paths import write_text
 from gdpo_sr.generators.load import build_generator, load_components
 from gdpo_sr.lora import add_lora, load_lora, save_lora
@@ -26,7 +26,11 @@ from gdpo_sr.models.build_data import (
 )
 from gdpo_sr.models.comparison import Comparison, mean
 from gdpo_sr.models.validation import PairedValidation
-from gdpo_sr.prediction_errors import prediction_errors
+from gdpo_sr.prediction_errors import (
+    GroupErrors,
+    prediction_errors,
+    prediction_errors_from_lr,
+)
 from gdpo_sr.rewards.attribute_aware import content_weights, estimate_advantages
 from gdpo_sr.rewards.score import score_candidates
 from gdpo_sr.types import LossOutput, SRBatch
@@ -85,18 +89,29 @@ class GDPOModel(BaseModel):
         if t.control == "permuted_advantages":
             advantages = permute_within_groups(advantages, self.random["control"])
         with self._timed("update"):
-            policy, reference = prediction_errors(
-                self.generator,
-                group,
-                batch.prompts,
-                self.random["update"],
-                t.target,
-                t.shared_noise,
-                t.group_chunk,
-                self.network,
-            )
+            policy, reference = self._errors(batch, group)
             output = gdpo_loss(policy, reference, advantages, t.loss.omega)
         return LossOutput(output.loss, {**output.logs, **self._group_logs(scores, advantages)})
+
+    def _errors(self, batch: SRBatch, group: torch.Tensor) -> GroupErrors:
+        """Prediction errors as `train.update_input`, `target` and `shared_noise` say."""
+        t, rng = self.options.train, self.random["update"]
+        if t.update_input == "lr":
+            with torch.no_grad():
+                lr_latents = self.generator.encode(enlarge_lr(batch.lr, batch.hr))
+            return prediction_errors_from_lr(
+                self.generator, group, lr_latents, batch.prompts, rng, self.network
+            )
+        return prediction_errors(
+            self.generator,
+            group,
+            batch.prompts,
+            rng,
+            t.target,
+            t.shared_noise,
+            t.group_chunk,
+            self.network,
+        )
 
     def _texture(self, hr: torch.Tensor) -> torch.Tensor:
         r = self.options.train.reward

@@ -1,0 +1,75 @@
+"""Errors from the LR picture: one forward pass per group, and where their gradient points."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from gdpo_sr.generators.load import build_generator, load_components
+from gdpo_sr.lora import add_lora
+from gdpo_sr.losses import gdpo_loss
+from gdpo_sr.prediction_errors import prediction_errors_from_lr
+from tests.tiny_base import tiny_base
+
+
+@pytest.fixture
+def generator(tmp_path: Path):
+    model = build_generator(load_components(tiny_base(tmp_path / "tiny")))
+    torch.manual_seed(0)
+    add_lora(model.unet)
+    return model
+
+
+def group(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Candidates (2, 3, 3, 32, 32), LR pictures (2, 3, 32, 32) in [-1, 1], advantages (2, 3)."""
+    rng = torch.Generator().manual_seed(seed)
+    candidates = torch.rand(2, 3, 3, 32, 32, generator=rng)
+    lr = torch.rand(2, 3, 32, 32, generator=rng) * 2 - 1
+    advantages = torch.tensor([[1.0, 0.0, -1.0], [-0.5, -0.5, 1.0]])
+    return candidates, lr, advantages
+
+
+def errors(generator, candidates, lr):
+    rng = torch.Generator().manual_seed(3)
+    latents = generator.encode(lr).detach()
+    return prediction_errors_from_lr(generator, candidates, latents, ["a", "b"], rng)
+
+
+def test_policy_equals_reference_at_the_start(generator):
+    candidates, lr, advantages = group()
+    policy, reference = errors(generator, candidates, lr)
+    assert policy.shape == reference.shape == (2, 3)
+    torch.testing.assert_close(policy, reference)
+    loss = gdpo_loss(policy, reference, advantages).loss
+    torch.testing.assert_close(loss, torch.tensor(2.0).log())
+
+
+def test_error_is_that_of_the_restored_latent(generator):
+    """||e - e*||^2 = ||x0hat - z0||^2 (abar / sigma^2) at t_diff, with x0hat from the LR picture."""
+    candidates, lr, _ = group()
+    _, reference = errors(generator, candidates, lr)
+    scheduler = generator.scheduler
+    with torch.no_grad():
+        latents = generator.encode(lr)
+        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(3))
+        embeds = generator.prompt_encoder(["a", "b"])
+        restored = generator.restore_latents(latents, noise, embeds)
+        wanted = generator.encode(candidates.flatten(0, 1) * 2 - 1).unflatten(0, (2, 3))
+    abar = scheduler.alpha_bar(scheduler.config.t_diff)
+    distance = (restored[:, None] - wanted).square().mean(dim=(2, 3, 4)) * abar / (1 - abar)
+    torch.testing.assert_close(reference, distance, rtol=1e-4, atol=1e-5)
+
+
+def test_a_step_moves_the_output_towards_the_winners(generator):
+    """Advantages sum to 0, so the output moves along sum_i A_i z0_i."""
+    candidates, lr, advantages = group()
+    policy, reference = errors(generator, candidates, lr)
+    gdpo_loss(policy, reference, advantages, omega=1.0).loss.backward()
+    with torch.no_grad():
+        for parameter in generator.unet.parameters():
+            if parameter.grad is not None:
+                parameter -= 0.1 * parameter.grad
+        after, _ = errors(generator, candidates, lr)
+    assert float((advantages * (after - policy)).sum()) < 0
