@@ -71,22 +71,33 @@ def generate_group(
     return images.unflatten(0, (b, g))
 
 
+def draw_group_noise(
+    generator: NoiseAwareGenerator, batch: SRBatch, group_size: int, rng: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noise of a group: for the encoder's posterior (B, c, h, w), to inject (B, G, c, h, w)."""
+    b, *shape = generator.latent_shape(batch.hr)
+    device, dtype = batch.hr.device, batch.hr.dtype
+    posterior_noise = draw_noise((b, *shape), rng, device, dtype)
+    return posterior_noise, draw_noise((b, group_size, *shape), rng, device, dtype)
+
+
 def sample_candidates(
     generator: NoiseAwareGenerator,
     batch: SRBatch,
     group_size: int,
     rng: torch.Generator,
     chunk: int | None = None,
+    noise: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """G restorations of every LR picture, each from its own noise; (B, G, 3, H, W) in [0, 1].
 
-    The reference samples: the UNet without its adapters. The random draws are, in this order: the
-    encoder's posterior (B, c, h, w), the injected noise (B, G, c, h, w).
+    The reference samples: the UNet without its adapters. `noise`, from `draw_group_noise`, is drawn
+    from `rng` if it is not given.
     """
+    posterior_noise, injected = noise or draw_group_noise(generator, batch, group_size, rng)
     enlarged = enlarge_lr(batch.lr, batch.hr)
-    b, *shape = generator.latent_shape(enlarged)
-    posterior_noise = draw_noise((b, *shape), rng, enlarged.device, enlarged.dtype)
-    noise = draw_noise((b, group_size, *shape), rng, enlarged.device, enlarged.dtype)
     with adapters_disabled(generator.unet):
-        images = generate_group(generator, enlarged, noise, batch.prompts, posterior_noise, chunk)
+        images = generate_group(
+            generator, enlarged, injected, batch.prompts, posterior_noise, chunk
+        )
     return images.float() / 2 + 0.5

@@ -107,39 +107,37 @@ def prediction_errors_from_lr(
     candidates: torch.Tensor,
     lr_latents: torch.Tensor,
     prompts: list[str],
-    rng: torch.Generator,
+    noise: torch.Tensor,
     policy_unet: nn.Module | None = None,
 ) -> GroupErrors:
-    """Errors where the policy is used: from the LR picture, not from a noised candidate.
+    """Errors where the policy is used: from the noised LR picture, not from a noised candidate.
 
-    Not in the paper. One fresh noise per group is added to the LR latents; the target of candidate
-    i
-    is the prediction that restores its latent from that input. Policy and reference run once per
-    group instead of once per candidate, and since advantages sum to 0, the gradient moves the
-    output
-    along sum_i A_i z0_i.
+    Not in the paper. The input is z_LR with each of N noises; the target for candidate j is the
+    prediction that restores its latent from that input; l_j is the mean over the N inputs. Since
+    advantages sum to 0, the gradient moves every output along sum_j A_j z0_j. With the noises that
+    made the candidates (N = G) an input is pulled towards its own candidate if that won and away
+    from it if it lost, so that the response to noise is learned and not only the mean.
 
     Args:
         generator: its UNet carries the LoRA of the policy.
         candidates: (B, G, 3, H, W) in [0, 1].
         lr_latents: (B, c, h, w), from `generator.encode` of the enlarged LR pictures.
         prompts: B prompts.
-        rng: draws the noise (B, c, h, w).
+        noise: (B, N, c, h, w), added at t_add.
         policy_unet: the UNet as wrapped for distributed training; None takes the generator's.
     """
-    b, g = candidates.shape[:2]
+    (b, g), n = candidates.shape[:2], noise.shape[1]
     scheduler = generator.scheduler
-    embeds = generator.prompt_encoder(prompts)
+    embeds = generator.prompt_encoder(repeat_prompts(prompts, n))
     with torch.no_grad():
-        noise = draw_noise(lr_latents.shape, rng, lr_latents.device, lr_latents.dtype)
-        noisy = scheduler.add_noise(lr_latents, noise)
-        latents = generator.encode(candidates.flatten(0, 1) * 2 - 1)
-        wanted = scheduler.target_epsilon(noisy.repeat_interleave(g, dim=0), latents)
+        noisy = scheduler.add_noise(lr_latents.repeat_interleave(n, dim=0), noise.flatten(0, 1))
+        latents = generator.encode(candidates.flatten(0, 1) * 2 - 1).unflatten(0, (b, g))
+        wanted = scheduler.target_epsilon(noisy.unflatten(0, (b, n))[:, :, None], latents[:, None])
         with adapters_disabled(generator.unet):
             plain = generator.predict_epsilon(noisy, embeds)
     tuned = generator.predict_epsilon(noisy, embeds, policy_unet)
     errors = (
-        mean_squared_error(prediction.repeat_interleave(g, dim=0), wanted)
+        (prediction.float().unflatten(0, (b, n))[:, :, None] - wanted).square()
         for prediction in (tuned, plain)
     )
-    return GroupErrors(*(error.unflatten(0, (b, g)) for error in errors))
+    return GroupErrors(*(error.mean(dim=(1, 3, 4, 5)) for error in errors))

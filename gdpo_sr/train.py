@@ -15,6 +15,7 @@ from gdpo_sr.config.load import dump_options, load_options
 from gdpo_sr.config.paths import ExperimentPaths
 from gdpo_sr.config.schema import Options
 from gdpo_sr.models import MODELS
+from gdpo_sr.models.base_model import LATEST, BaseModel
 from gdpo_sr.models.comparison import Comparison, comparison_table
 from gdpo_sr.utils.logger import get_logger
 
@@ -61,10 +62,8 @@ def build_accelerator(options: Options) -> Accelerator:
     return Accelerator(mixed_precision=wanted)
 
 
-def run(options: Options, auto_resume: bool) -> tuple[Comparison | None, str]:
-    """Train one run. Returns its last comparison (None if it was stopped) and the path of its
-    picture.
-    """
+def run(options: Options, auto_resume: bool) -> tuple[bool, BaseModel]:
+    """Train one run. Returns whether it reached its end, and the trainer."""
     accelerator = build_accelerator(options)
     set_seed(options.manual_seed)
     paths = ExperimentPaths(options.path.experiments_root, options.name)
@@ -80,7 +79,7 @@ def run(options: Options, auto_resume: bool) -> tuple[Comparison | None, str]:
         model.logger.info("no checkpoint in %s: starting afresh", paths.training_states)
     finished = model.fit()
     model.close()
-    return (model.last_comparison if finished else None), str(model.side_by_side_path)
+    return finished, model
 
 
 def control_of(options: Options) -> Options:
@@ -98,17 +97,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if options.num_threads is not None:
         torch.set_num_threads(options.num_threads)
-    comparison, picture = run(options, arguments.auto_resume)
-    if comparison is None:
+    finished, model = run(options, arguments.auto_resume)
+    if not finished:
         return STOPPED
     control = None
     if arguments.control:
-        control, _ = run(control_of(options), arguments.auto_resume)
-        if control is None:
+        finished, other = run(control_of(options), arguments.auto_resume)
+        if not finished:
             return STOPPED
+        control = other.last_comparison
+    if model.last_comparison is not None:
+        print_result(options, model, control)
+    return 0
+
+
+def print_result(options: Options, model: BaseModel, control: Comparison | None) -> None:
+    """The table of base against result, and where to find what was made (main process only)."""
+    comparison = model.last_comparison
     count = len(comparison.pictures)
     print(f"\n{options.name}: base against GDPO on {count} validation pictures, same noise, paired")
     print(comparison_table(comparison, control))
-    print(f"\nside by side: {picture}")
-    print(f"LoRA:         {options.path.experiments_root}/{options.name}/models/lora_latest")
-    return 0
+    if options.val.save_img:
+        print(f"\nside by side: {model.side_by_side_path}")
+    print(f"LoRA:         {model.paths.models / LATEST}")

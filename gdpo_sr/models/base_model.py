@@ -22,6 +22,7 @@ from gdpo_sr.config.paths import ExperimentPaths
 from gdpo_sr.config.schema import Options
 from gdpo_sr.data.loader import make_loader
 from gdpo_sr.models.build_data import build_degradation, build_training_set
+from gdpo_sr.models.comparison import Comparison
 from gdpo_sr.models.learning_rate import learning_rate_factor
 from gdpo_sr.models.parameter_average import ParameterAverage
 from gdpo_sr.models.random_sources import RandomSources
@@ -29,6 +30,9 @@ from gdpo_sr.models.stop_signal import StopSignal
 from gdpo_sr.models.training_state import check_state, load_state, save_state, saved_states
 from gdpo_sr.types import LossOutput, SRBatch
 from gdpo_sr.utils.logger import ScalarLog, get_logger
+
+LATEST = "lora_latest"
+"""Name, under `models/`, of what the newest checkpoint trained."""
 
 
 class BaseModel(ABC):
@@ -55,6 +59,7 @@ class BaseModel(ABC):
         torch.manual_seed(options.manual_seed)
         self.iteration = 0
         self.skipped_updates = 0
+        self.last_comparison: Comparison | None = None
         network, self.trained = self.build()
         parameters = list(self.trained.values())
         self.optimizer = self._build_optimizer(parameters)
@@ -78,6 +83,11 @@ class BaseModel(ABC):
     @abstractmethod
     def validate(self) -> None:
         """Measure, report and keep the figures of the current weights."""
+
+    @property
+    @abstractmethod
+    def side_by_side_path(self) -> Path:
+        """Picture of the last validation."""
 
     @abstractmethod
     def save_model(self, name: str) -> None:
@@ -239,7 +249,7 @@ class BaseModel(ABC):
             keep = self.options.logger.keep_checkpoints
             save_state(self.paths.training_states, self.iteration, state, keep)
             with self.average.applied():
-                self.save_model("lora_latest")
+                self.save_model(LATEST)
         self.accelerator.wait_for_everyone()
 
     def resume(self) -> bool:

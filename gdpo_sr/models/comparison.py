@@ -107,7 +107,7 @@ def _change_cells(row: MetricComparison) -> list[str]:
 
 
 def _number(value: float) -> str:
-    return f"{value:.4f}"
+    return f"{value:.4f}" if math.isfinite(value) else "-"
 
 
 def align(rows: list[list[str]]) -> str:

@@ -8,12 +8,13 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from gdpo_sr.advantages import permute_within_groups, tied
-from gdpo_sr.candidates import enlarge_lr, sample_candidates
+from gdpo_sr.candidates import draw_group_noise, enlarge_lr, sample_candidates
 from gdpo_sr.config.paths import write_text
 from gdpo_sr.generators.load import build_generator, load_components
 from gdpo_sr.lora import add_lora, load_lora, save_lora
@@ -72,7 +73,6 @@ class GDPOModel(BaseModel):
             o.val.noise_seed,
             o.val.num_noises,
         )
-        self.last_comparison: Comparison | None = None
         self.seconds: dict[str, float] = {}
         return unet, {name: p for name, p in unet.named_parameters() if p.requires_grad}
 
@@ -80,8 +80,10 @@ class GDPOModel(BaseModel):
         """One stage-2 step up to the loss (ALGORITHM: section 3)."""
         t = self.options.train
         with self._timed("sampling"):
+            rng = self.random["sampling"]
+            noise = draw_group_noise(self.generator, batch, t.group_size, rng)
             group = sample_candidates(
-                self.generator, batch, t.group_size, self.random["sampling"], t.group_chunk
+                self.generator, batch, t.group_size, rng, t.group_chunk, noise
             )
         with self._timed("rewards"):
             scores = score_candidates(self.rewards, group, batch.hr)
@@ -89,18 +91,18 @@ class GDPOModel(BaseModel):
         if t.control == "permuted_advantages":
             advantages = permute_within_groups(advantages, self.random["control"])
         with self._timed("update"):
-            policy, reference = self._errors(batch, group)
+            policy, reference = self._errors(batch, group, noise[1])
             output = gdpo_loss(policy, reference, advantages, t.loss.omega)
         return LossOutput(output.loss, {**output.logs, **self._group_logs(scores, advantages)})
 
-    def _errors(self, batch: SRBatch, group: torch.Tensor) -> GroupErrors:
+    def _errors(self, batch: SRBatch, group: torch.Tensor, noise: torch.Tensor) -> GroupErrors:
         """Prediction errors as `train.update_input`, `target` and `shared_noise` say."""
         t, rng = self.options.train, self.random["update"]
         if t.update_input == "lr":
             with torch.no_grad():
                 lr_latents = self.generator.encode(enlarge_lr(batch.lr, batch.hr))
             return prediction_errors_from_lr(
-                self.generator, group, lr_latents, batch.prompts, rng, self.network
+                self.generator, group, lr_latents, batch.prompts, noise, self.network
             )
         return prediction_errors(
             self.generator,
@@ -185,7 +187,7 @@ class GDPOModel(BaseModel):
             write_side_by_side(self.side_by_side_path, rows)
 
     @property
-    def side_by_side_path(self):
+    def side_by_side_path(self) -> Path:
         """PNG of LR, base, GDPO and HR of every validation picture at the current iteration."""
         return self.paths.visualization / f"side_by_side_{self.iteration:07d}.png"
 

@@ -47,7 +47,7 @@ def test_policy_equals_reference_at_the_start(generator):
 
 
 def test_error_is_that_of_the_restored_latent(generator):
-    """||e - e*||^2 = ||x0hat - z0||^2 (abar / sigma^2) at t_diff, with x0hat from the LR picture."""
+    """||e - e*||^2 = ||x0hat - z0||^2 abar / sigma^2 at t_diff, x0hat from the LR picture."""
     candidates, lr, _ = group()
     _, reference = errors(generator, candidates, lr)
     scheduler = generator.scheduler
@@ -72,4 +72,4 @@ def test_a_step_moves_the_output_towards_the_winners(generator):
             if parameter.grad is not None:
                 parameter -= 0.1 * parameter.grad
         after, _ = errors(generator, candidates, lr)
-    assert float((advantages * (after - policy)).sum()) < 0
+    assert float((advantages * (after - policy.detach())).sum()) < 0
