@@ -78,9 +78,6 @@ class LoggerOptions(OptionGroup):
     keep_checkpoints: int = Field(3, ge=1, description="Newest checkpoints that are kept.")
     use_tb_logger: bool = Field(True, description="Write TensorBoard scalars and pictures.")
     show_progress: bool = Field(True, description="Show a progress bar on a terminal.")
-    images_freq: int = Field(
-        100, ge=0, description="Updates between TensorBoard pictures; 0: none."
-    )
 
 
 class Options(OptionGroup):

@@ -128,13 +128,10 @@ class TrainOptions(OptionGroup):
     group_chunk: int | None = Field(
         None, ge=1, le=64, description="Candidates per forward pass, to save memory; null: all G."
     )
-    sampler: Literal["reference"] = Field(
-        "reference", description="Who samples the group; the paper: the policy with LoRA off."
-    )
     update_input: Literal["candidate", "lr"] = Field(
         "candidate",
         description="What the update adds noise to: each candidate's latent (the paper), or the LR "
-        "latent, with target x0 and one noise per group.",
+        "latent with the noises that made the candidates (target x0).",
     )
     target: Literal["noise", "x0"] = Field(
         "noise", description="Error the loss compares: predicted noise (the paper) or clean latent."
@@ -181,9 +178,9 @@ class TrainOptions(OptionGroup):
                 f"scheduler.warmup_iter = {self.scheduler.warmup_iter} must be less than "
                 f"total_iter = {self.total_iter}: shorten the warm-up or train longer"
             )
-        if self.update_input == "lr" and not (self.target == "x0" and self.shared_noise):
+        if self.update_input == "lr" and (self.target != "x0" or self.shared_noise):
             yield (
-                f"update_input = lr needs target = x0 and shared_noise = true, not {self.target} "
+                f"update_input = lr needs target = x0 and shared_noise = false, not {self.target} "
                 f"and {str(self.shared_noise).lower()}: change them, or use update_input: candidate"
             )
         if self.scheduler.eta_min > self.optim_g.lr:

@@ -22,9 +22,15 @@ def pipe() -> OneStepSRPipeline:
 
 
 @pytest.fixture(scope="module")
-def photos() -> torch.Tensor:
-    """Centre crops (8, 3, 256, 256) of the validation photos."""
-    return torch.stack([pair["hr"] for pair in make_validation_set(VAL, None, 4, 256)])
+def pairs() -> tuple[torch.Tensor, torch.Tensor]:
+    """Degraded (8, 3, 64, 64) and original (8, 3, 256, 256) crops of the validation photos."""
+    made = make_validation_set(VAL, None, 4, 256)
+    return torch.stack([p["lr"] for p in made]), torch.stack([p["hr"] for p in made])
+
+
+@pytest.fixture(scope="module")
+def photos(pairs: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    return pairs[1]
 
 
 def test_it_is_small_and_documented():
@@ -59,12 +65,13 @@ def test_noise_neither_swamps_nor_vanishes(pipe: OneStepSRPipeline, photos: torc
     assert 1 < float(lost.square().mean()) / noise_variance < 20
 
 
-def test_outputs_look_like_the_photo_and_differ(pipe: OneStepSRPipeline, photos: torch.Tensor):
-    lr = F.interpolate(photos, scale_factor=0.25, mode="bicubic", antialias=True).clamp(0, 1)
+def test_outputs_look_like_the_photo_and_differ(pipe: OneStepSRPipeline, pairs):
+    """Texture may cost a little PSNR against bicubic; the noise makes outputs differ."""
+    lr, photos = pairs
     rng = torch.Generator().manual_seed(0)
     outputs = pipe(lr, generator=rng, num_candidates=2, output_type="pt").images
     bicubic = F.interpolate(lr, scale_factor=4, mode="bicubic").clamp(0, 1)
     psnr = create_metric("psnr_y")
-    assert float((psnr(outputs[::2], photos) - psnr(bicubic, photos)).mean()) > -1.5
+    assert float((psnr(outputs[::2], photos) - psnr(bicubic, photos)).mean()) > -0.5
     spread = (outputs[::2] - outputs[1::2]).abs().mean() * 255
     assert float(spread) > 1

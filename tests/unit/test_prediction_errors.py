@@ -31,10 +31,16 @@ def group(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return candidates, lr, advantages
 
 
-def errors(generator, candidates, lr):
-    rng = torch.Generator().manual_seed(3)
+def noise_for(generator, count: int) -> torch.Tensor:
+    """(2, count, c, h, w), standard normal."""
+    shape = generator.latent_shape(torch.empty(2, 3, 32, 32))[1:]
+    return torch.randn(2, count, *shape, generator=torch.Generator().manual_seed(3))
+
+
+def errors(generator, candidates, lr, count: int = 1):
     latents = generator.encode(lr).detach()
-    return prediction_errors_from_lr(generator, candidates, latents, ["a", "b"], rng)
+    noise = noise_for(generator, count)
+    return prediction_errors_from_lr(generator, candidates, latents, ["a", "b"], noise)
 
 
 def test_policy_equals_reference_at_the_start(generator):
@@ -53,7 +59,7 @@ def test_error_is_that_of_the_restored_latent(generator):
     scheduler = generator.scheduler
     with torch.no_grad():
         latents = generator.encode(lr)
-        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(3))
+        noise = noise_for(generator, 1)[:, 0]
         embeds = generator.prompt_encoder(["a", "b"])
         restored = generator.restore_latents(latents, noise, embeds)
         wanted = generator.encode(candidates.flatten(0, 1) * 2 - 1).unflatten(0, (2, 3))
@@ -73,3 +79,17 @@ def test_a_step_moves_the_output_towards_the_winners(generator):
                 parameter -= 0.1 * parameter.grad
         after, _ = errors(generator, candidates, lr)
     assert float((advantages * (after - policy.detach())).sum()) < 0
+
+
+def test_several_noises_are_averaged(generator):
+    """l_j over N inputs is the mean of the l_j of each input alone, with prompts kept in order."""
+    candidates, lr, _ = group()
+    latents, noise = generator.encode(lr).detach(), noise_for(generator, 3)
+    prompts = ["a", "b"]
+    together = prediction_errors_from_lr(generator, candidates, latents, prompts, noise)
+    alone = [
+        prediction_errors_from_lr(generator, candidates, latents, prompts, noise[:, k : k + 1])
+        for k in range(3)
+    ]
+    mean = torch.stack([errors.policy for errors in alone]).mean(0)
+    torch.testing.assert_close(together.policy, mean, rtol=1e-4, atol=1e-5)
