@@ -39,6 +39,7 @@ def overrides(base: Path, root: Path, **changes: object) -> list[str]:
         "network_g:base": base,
         "path:experiments_root": root,
         "datasets:train:gt_size": 64,
+        "datasets:train:batch_size": 1,
         "datasets:train:num_workers": 0,
         "datasets:val:gt_size": 64,
         "datasets:val:max_images": 2,
@@ -66,8 +67,16 @@ def trained(model: GDPOModel) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in model.trained.items()}
 
 
-def test_only_the_lora_moves(base: Path, tmp_path: Path):
-    model = build(base, tmp_path, train__total_iter=2)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"train__update_input": "lr"},
+        {"train__update_input": "candidate", "train__group_chunk": 2},
+        {"train__update_input": "candidate", "train__target": "noise", "train__shared_noise": True},
+    ],
+)
+def test_only_the_lora_moves(base: Path, tmp_path: Path, changes: dict[str, object]):
+    model = build(base, tmp_path, train__total_iter=2, **changes)
     before = {name: p.detach().clone() for name, p in model.generator.named_parameters()}
     assert model.fit()
     moved = {n for n, p in model.generator.named_parameters() if not torch.equal(p, before[n])}
