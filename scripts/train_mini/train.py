@@ -1,6 +1,6 @@
 """Train the embedded base `mini` from a folder of photographs, on CPU or GPU, within a time budget.
 
-    python scripts/train_mini/collect_photos.py --packages UNPACKED --out photos
+    python scripts/train_mini/collect_photos.py UNPACKED photos
     python scripts/train_mini/train.py --photos photos/train --out runs/mini --minutes 60
     python scripts/train_mini/train.py --photos photos/train --out runs/mini --minutes 60     #
     again: resumes
