@@ -59,7 +59,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10,<3.13",  # basicsr does not build on 3.13
     packages=find_packages(include=["gdpo_sr", "gdpo_sr.*"]),
-    package_data={"gdpo_sr": ["py.typed", "assets/**/*"]},
+    package_data={"gdpo_sr": ["py.typed", "assets/**/*", "evaluation/page/*"]},
     install_requires=INSTALL,
     extras_require={"dev": DEVELOPMENT},
     entry_points={"console_scripts": ["gdpo-sr=gdpo_sr.cli:main"]},

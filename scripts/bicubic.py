@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     arguments.output.mkdir(parents=True, exist_ok=True)
     for path in tqdm(list_images(arguments.input), unit="picture"):
-        enlarged = enlarge(read_image(path)[None], arguments.scale)[0]
+        enlarged = enlarge(read_image(path), arguments.scale)
         write_image(arguments.output / f"{path.stem}.png", enlarged)
     return 0
 

@@ -1,10 +1,18 @@
-"""Building a pyiqa metric without long waits when its weights cannot be downloaded."""
+"""Building a pyiqa metric: without the network unless downloads are allowed, and with a remedy when
+its weights or a module are missing.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import io
 import socket
+import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
@@ -13,54 +21,144 @@ from gdpo_sr.types import MetricError
 
 NO_DOWNLOAD = ("psnr_y", "ssim_y", "psnr", "ssim", "ms_ssim", "gmsd", "nlpd", "niqe", "piqe")
 _TIMEOUT = 10.0  # seconds without an answer from a server
+_MODULE_REMEDIES = {
+    "pkg_resources": "it left setuptools in version 81; pip install 'setuptools<81'"
+}
 
 
-def build(name: str, device: str, options: Mapping[str, Any]) -> Callable[..., Any]:
+class MetricUnavailable(MetricError):
+    """A known metric whose weights or Python module are not on this machine.
+
+    Attributes:
+        remedy: what to do about it, without the metric's name.
+    """
+
+    def __init__(self, name: str, remedy: str):
+        super().__init__(f"metric '{name}': {remedy}; none are needed by {', '.join(NO_DOWNLOAD)}")
+        self.remedy = remedy
+
+
+class _WeightsFile(OSError):
+    """A file of weights that pyiqa would now download."""
+
+    def __init__(self, path: str | None):
+        super().__init__(path or "the model hub's cache")
+        self.path = path
+
+
+def build(
+    name: str, device: str, options: Mapping[str, Any], allow_download: bool = True
+) -> Callable[..., Any]:
     """The pyiqa metric `name`.
 
-    Hugging Face's client waits 50 seconds and more for a host that is not there. So the metric is
-    first built with that client offline, from its cache; only if that fails and the host answers
-    is it built online.
+    pyiqa, torchvision and CLIP look for a file of weights in their caches (below TORCH_HOME) and
+    download it if it is not there; timm asks Hugging Face's cache. So the metric is first built
+    with all downloads switched off, which needs no network and tells which file is missing; only
+    then, and only if that is allowed and the host answers, is it built online.
 
     Raises:
-        MetricError: wrong option, missing module, damaged weights, or weights that cannot be
-            downloaded.
+        MetricUnavailable: no weights on this machine, or a module is missing.
+        MetricError: wrong option or device, damaged weights.
     """
     import pyiqa
+    from huggingface_hub import constants
 
     def create() -> Callable[..., Any]:
-        return pyiqa.create_metric(name, device=device, **options)
+        # pyiqa prints what it loads, torchvision warns of how pyiqa calls it
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return pyiqa.create_metric(name, device=device, **options)
 
     try:
-        with _short_timeouts():
-            try:
-                with _hub_offline():
-                    return create()
-            except OSError:
-                if not _hub_answers():
-                    raise
+        try:
+            with _no_downloads(), _replaced(constants, "HF_HUB_OFFLINE", True):
                 return create()
+        except OSError:
+            if not (allow_download and _hub_answers()):
+                raise
+        with _short_timeouts(), contextlib.redirect_stdout(sys.stderr):
+            return pyiqa.create_metric(name, device=device, **options)
     except OSError as error:  # every failed download is one
-        raise MetricError(_no_weights(name, error)) from error
+        raise MetricUnavailable(name, _no_weights(error, allow_download)) from error
     except ImportError as error:
-        message = f"metric '{name}' needs a Python module that is missing ({error}); install it"
-        raise MetricError(message) from error
+        raise MetricUnavailable(name, _no_module(error)) from error
     except Exception as error:  # wrong option or device, damaged weights: pyiqa names none of them
         reason = f"{type(error).__name__}: {error}"
         message = f"metric '{name}' cannot be built on {device} with {dict(options)}: {reason}"
         raise MetricError(message) from error
 
 
-def _no_weights(name: str, error: OSError) -> str:
-    reason = " ".join(str(error).split())[:120]
-    offline = ", ".join(NO_DOWNLOAD)
-    return (
-        f"metric '{name}': its weights cannot be downloaded ({reason}); connect once to fetch them"
-        f" into the cache, or choose a metric that needs none: {offline}"
-    )
+def _no_weights(error: OSError, allow_download: bool) -> str:
+    if isinstance(error, _WeightsFile) and error.path:
+        path = Path(error.path)
+        wanted = f"no weights on this machine; put {path.name} into {_from_home(path.parent)}"
+    else:
+        wanted = "no weights on this machine (model hub's cache)"
+    online = "connect once" if allow_download else "run once with --allow_download"
+    return f"{wanted}, or {online} to fetch them"
 
 
-@contextmanager
+def _no_module(error: ImportError) -> str:
+    remedy = _MODULE_REMEDIES.get(error.name or "", f"install it ({error})")
+    return f"needs the Python module {error.name}: {remedy}"
+
+
+def _from_home(folder: Path) -> str:
+    home = Path.home()
+    return f"~/{folder.relative_to(home)}" if folder.is_relative_to(home) else str(folder)
+
+
+@contextlib.contextmanager
+def _no_downloads() -> Iterator[None]:
+    """Every way by which pyiqa's metrics fetch a file raises OSError at once instead."""
+    import torch
+
+    def file_wanted(url: str, dst: Any, *args: Any, **kwargs: Any) -> None:
+        raise _WeightsFile(str(dst))
+
+    def clip_wanted(url: str, root: str) -> str:
+        path = Path(root) / url.rsplit("/", 1)[-1]
+        if not path.is_file():
+            raise _WeightsFile(str(path))
+        return str(path)
+
+    def no_connection(*args: Any, **kwargs: Any) -> None:
+        raise _WeightsFile(None)
+
+    changes = [
+        (torch.hub, "download_url_to_file", file_wanted),
+        (_module("pyiqa.utils.download_util"), "download_url_to_file", file_wanted),
+        (_module("pyiqa.archs.clip_model"), "_download", clip_wanted),
+        (_module("pyiqa.archs.afineclip_model"), "_download", clip_wanted),
+        (socket, "getaddrinfo", no_connection),
+        (socket, "create_connection", no_connection),
+    ]
+    with contextlib.ExitStack() as stack:
+        for owner, attribute, value in changes:
+            if owner is not None and hasattr(owner, attribute):
+                stack.enter_context(_replaced(owner, attribute, value))
+        yield
+
+
+def _module(name: str) -> ModuleType | None:
+    """A module of pyiqa, or None where this version has none of the name or it needs another."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+@contextlib.contextmanager
+def _replaced(owner: Any, attribute: str, value: Any) -> Iterator[None]:
+    before = getattr(owner, attribute)
+    setattr(owner, attribute, value)
+    try:
+        yield
+    finally:
+        setattr(owner, attribute, before)
+
+
+@contextlib.contextmanager
 def _short_timeouts() -> Iterator[None]:
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_TIMEOUT)
@@ -68,18 +166,6 @@ def _short_timeouts() -> Iterator[None]:
         yield
     finally:
         socket.setdefaulttimeout(before)
-
-
-@contextmanager
-def _hub_offline() -> Iterator[None]:
-    from huggingface_hub import constants
-
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
 
 
 def _hub_answers() -> bool:

@@ -1,12 +1,12 @@
 """Metrics by name: those of pyiqa, and the settings under which super-resolution papers report
-three of them.
+some of them.
 """
 
 from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,9 +20,11 @@ from gdpo_sr.types import MetricError
 OWN_NAMES: dict[str, tuple[str, dict[str, Any]]] = {
     "psnr_y": ("psnr", {"test_y_channel": True, "color_space": "ycbcr"}),
     "ssim_y": ("ssim", {"test_y_channel": True, "color_space": "ycbcr"}),
+    "afine": ("afine_all_scale", {}),  # A-FINE's final score; pyiqa has no metric of the bare name
 }
-_OF_SETS = ("fid", "sfid", "fid_dinov2", "inception_score")  # no score of one image
-_ONE_BY_ONE = ("vif",)  # scores an image differently (by 3e-4) when others are in the batch
+OF_SETS = ("fid", "sfid", "fid_dinov2", "inception_score")  # no score of one image
+# vif scores an image differently (by 3e-4) when others are in the batch; A-FINE takes one image.
+_ONE_BY_ONE = ("vif", "afine", "afine_nr", "afine_fr", "afine_all", "afine_all_scale")
 _TOLERANCE = 1e-3  # values this far outside [0, 1] are rounding and are clipped
 
 
@@ -34,6 +36,7 @@ class Metric:
         lower_better: whether a smaller score is a better image.
         full_reference: whether it compares with a reference.
         failures: images without a score so far.
+        precision: autocast precision of the network; None: float32.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class Metric:
         self.lower_better = lower_better
         self.full_reference = full_reference
         self.failures = 0
+        self.precision: torch.dtype | None = None
         self._model = model
 
     @torch.no_grad()
@@ -91,8 +95,10 @@ class Metric:
         """Scores of the whole batch, or NaN for all of it where the metric fails."""
         count = len(inputs[0])
         try:
-            with torch.autocast(inputs[0].device.type, enabled=False):
-                scores = torch.as_tensor(self._model(*inputs)).reshape(-1).float().cpu()
+            half = self.precision
+            with torch.autocast(inputs[0].device.type, half, enabled=half is not None):
+                scores = torch.as_tensor(self._model(*[part.clone() for part in inputs]))
+                scores = scores.reshape(-1).float().cpu()
         except Exception as error:  # one bad image; `_single` finds out which
             logging.getLogger("gdpo_sr").debug(
                 "metric '%s' on %d images: %s", self.name, count, error
@@ -106,35 +112,48 @@ class Metric:
         return float(score) if bool(score.isfinite().all()) else torch.nan
 
 
-def create_metric(name: str, device: str = "cpu", **options: Any) -> Metric:
+def create_metric(
+    name: str, device: str = "cpu", allow_download: bool = True, **options: Any
+) -> Metric:
     """Build a metric.
 
     Args:
-        name: `psnr_y`, `ssim_y` (Y channel of YCbCr, no crop) or any name of pyiqa; `niqe` needs no
-            download here.
+        name: `psnr_y`, `ssim_y` (Y channel of YCbCr, no crop), `afine`, or any name of pyiqa;
+            `niqe` needs no download here.
         device: where it is computed.
+        allow_download: False never touches the network.
         **options: for pyiqa, such as ``crop_border=4``.
 
     Raises:
-        MetricError: unknown name (the closest ones are named), wrong option, or weights that cannot
-            be downloaded.
+        MetricUnavailable: its weights or a Python module are not on this machine.
+        MetricError: unknown name (the closest ones are named), wrong option.
+    """
+    theirs, merged = resolve(name, options)
+    if theirs in OF_SETS:
+        raise MetricError(
+            f"metric '{name}' compares whole sets of images; choose one that scores single images"
+        )
+    if name == "niqe" and "pretrained_model_path" not in merged:
+        with niqe_parameters() as path:
+            parameters = {**merged, "pretrained_model_path": str(path)}
+            model = build(theirs, device, parameters, allow_download)
+    else:
+        model = build(theirs, device, merged, allow_download)
+    return Metric(name, model, bool(model.lower_better), model.metric_mode == "FR")
+
+
+def resolve(name: str, options: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+    """pyiqa's name of `name`, and all options that differ from pyiqa's own.
+
+    Raises:
+        MetricError: unknown name; the closest ones are named.
     """
     import pyiqa
 
     theirs, preset = OWN_NAMES.get(name, (name, {}))
     if theirs not in pyiqa.list_models():
         raise MetricError(_unknown(name, [*OWN_NAMES, *pyiqa.list_models()]))
-    if theirs in _OF_SETS:
-        raise MetricError(
-            f"metric '{name}' compares whole sets of images; choose one that scores single images"
-        )
-    merged = {**preset, **options}
-    if name == "niqe" and "pretrained_model_path" not in merged:
-        with niqe_parameters() as path:
-            model = build(theirs, device, {**merged, "pretrained_model_path": str(path)})
-    else:
-        model = build(theirs, device, merged)
-    return Metric(name, model, bool(model.lower_better), model.metric_mode == "FR")
+    return theirs, {**preset, **(options or {})}
 
 
 def _unknown(name: str, known: list[str]) -> str:

@@ -1,0 +1,220 @@
+"""Tables for the terminal, Markdown, LaTeX and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import sys
+from collections.abc import Callable, Sequence
+
+from gdpo_sr.evaluation.results import Evaluation, MetricInfo
+from gdpo_sr.evaluation.summary import DIGITS, Cell, cells, differences, noise_range
+
+Mark = Callable[[str, int], str]
+"""How the best (rank 1) and second best (rank 2) number is set off."""
+
+
+def terminal_table(evaluation: Evaluation) -> str:
+    """Metrics as rows, methods as columns, then n: the pictures behind each mean."""
+    rows = [["metric", *evaluation.methods, "n"]]
+    for metric in evaluation.metrics:
+        entries = cells(evaluation, metric)
+        counts = {cell.count for cell in entries.values()}
+        texts = [
+            "missing" if metric.missing else cell_text(cell, _plain_mark, len(counts) > 1, "+-")
+            for cell in entries.values()
+        ]
+        count = str(counts.pop()) if len(counts) == 1 else "in cells"
+        rows.append([f"{metric.name} {arrow(metric)}", *texts, count])
+    legend = [[], ["* best"], ["* best, ' second best"]][min(len(evaluation.methods), 3) - 1]
+    return "\n".join([*_aligned(rows), *legend])
+
+
+def terminal_differences(evaluation: Evaluation, baseline: str) -> str:
+    """One line per metric and method; empty with one method."""
+    found = differences(evaluation, baseline)
+    if not found:
+        return ""
+    rows = [["metric", "method", f"minus {baseline}", "95 % interval", "better on"]]
+    for entry in found:
+        interval = f"[{entry.low:+.{DIGITS}f}, {entry.high:+.{DIGITS}f}]"
+        rows.append(
+            [
+                entry.metric,
+                entry.method,
+                f"{entry.mean:+.{DIGITS}f}",
+                interval + (" " if entry.is_clear else "?"),
+                f"{entry.better_on}/{entry.count}",
+            ]
+        )
+    return "\n".join([*_aligned(rows), "? the interval holds 0: no clear difference"])
+
+
+def terminal_noises(evaluation: Evaluation) -> str:
+    """Best, mean and worst of the noises of each picture; empty with one run per method."""
+    ranges = noise_range(evaluation)
+    rows = [["metric", "method", "runs", "best", "mean", "worst"]]
+    for method, entries in ranges.items():
+        runs = str(len(evaluation.methods[method]))
+        for metric, triple in entries.items():
+            rows.append([metric, method, runs, *(f"{value:.{DIGITS}f}" for value in triple)])
+    return "\n".join(_aligned(rows)) if ranges else ""
+
+
+def markdown(evaluation: Evaluation, baseline: str) -> str:
+    """Methods as rows; best bold, second best underlined; then differences, noises, what is
+    missing.
+    """
+    header = ["method", "n", *(f"{m.name} {_ARROWS[m.lower_better]}" for m in evaluation.metrics)]
+    body = _method_rows(evaluation, _markdown_mark, "±", lambda metric: "missing")
+    parts = [_markdown_table([header, *body])]
+    gaps = differences(evaluation, baseline)
+    if gaps:
+        rows = [["metric", "method", f"minus {baseline}", "95 % interval", "better on"]]
+        for e in gaps:
+            shown = f"{e.mean:+.{DIGITS}f}"
+            interval = f"[{e.low:+.{DIGITS}f}, {e.high:+.{DIGITS}f}]"
+            wins = f"{e.better_on}/{e.count}"
+            rows.append(
+                [e.metric, e.method, f"**{shown}**" if e.is_clear else shown, interval, wins]
+            )
+        parts.append(_markdown_table(rows))
+        parts.append("Bold: the paired bootstrap interval leaves out 0.")
+    if ranges := noise_range(evaluation):
+        rows = [["method", "of its noises", *next(iter(ranges.values()))]]
+        for method, entries in ranges.items():
+            for index, label in enumerate(("best", "mean", "worst")):
+                values = [f"{triple[index]:.{DIGITS}f}" for triple in entries.values()]
+                rows.append([method, f"{label} of {len(evaluation.methods[method])}", *values])
+        parts.append(_markdown_table(rows))
+    missing = [f"- {m.name} is missing: {m.missing}" for m in evaluation.metrics if m.missing]
+    if missing:
+        parts.append("\n".join(missing))
+    return "\n\n".join([f"{describe(evaluation)}.", *parts]) + "\n"
+
+
+def latex(evaluation: Evaluation) -> str:
+    """A tabular for booktabs; best bold, second best underlined."""
+    names = [f"{_tex(m.name)} {_TEX_ARROWS[m.lower_better]}" for m in evaluation.metrics]
+    rows = _method_rows(evaluation, _latex_mark, r"$\pm$", lambda metric: "--")
+    lines = [
+        f"% {describe(evaluation)}",
+        *(f"% {m.name} is missing: {m.missing}" for m in evaluation.metrics if m.missing),
+        r"% needs \usepackage{booktabs}",
+        rf"\begin{{tabular}}{{lr{'c' * len(names)}}}",
+        r"\toprule",
+        " & ".join(["Method", "$n$", *names]) + r" \\",
+        r"\midrule",
+        *(" & ".join([_tex(row[0]), *row[1:]]) + r" \\" for row in rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def per_image_csv(evaluation: Evaluation) -> str:
+    """A row per method, run and picture, a column per metric; empty where there is no score."""
+    metrics = [m.name for m in evaluation.metrics if not m.of_sets]
+    target = io.StringIO()
+    writer = csv.writer(target, lineterminator="\n")
+    writer.writerow(["method", "run", "image", *metrics])
+    for method, runs in evaluation.methods.items():
+        for run in runs:
+            for name in evaluation.names:
+                scores = run.scores.get(name, {})
+                values = [scores.get(metric, math.nan) for metric in metrics]
+                texts = [repr(value) if math.isfinite(value) else "" for value in values]
+                writer.writerow([method, run.source, name, *texts])
+    return target.getvalue()
+
+
+def describe(evaluation: Evaluation) -> str:
+    """The protocol in one line."""
+    record = evaluation.protocol
+    crop = f"crop {record['crop_border']} px" if record["crop_border"] else "no crop"
+    reference = "against the ground truth" if record["with_reference"] else "no ground truth"
+    count = len(evaluation.names)
+    pictures = f"{count} picture{'s' if count > 1 else ''}"
+    return f"Protocol {record['name']}: {record['colours']}, {crop}, {reference}; {pictures}"
+
+
+def cell_text(cell: Cell, mark: Mark, with_count: bool, plus_minus: str) -> str:
+    """`25.1511`, marked, with `± std` of several runs and `(n=11)` where counts differ."""
+    if not math.isfinite(cell.mean):
+        return "no score"
+    text = mark(f"{cell.mean:.{DIGITS}f}", cell.rank)
+    if math.isfinite(cell.std):
+        text += f" {plus_minus} {cell.std:.{DIGITS}f}"
+    return text + (f" (n={cell.count})" if with_count else "")
+
+
+def arrow(metric: MetricInfo) -> str:
+    """Which direction is better, in words where the terminal has no arrows."""
+    shown = _ARROWS[metric.lower_better]
+    try:
+        shown.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return "(lower)" if metric.lower_better else "(higher)"
+    return shown
+
+
+_ARROWS = {True: "↓", False: "↑"}
+_TEX_ARROWS = {True: r"$\downarrow$", False: r"$\uparrow$"}
+
+
+def _method_rows(
+    evaluation: Evaluation, mark: Mark, plus_minus: str, missing: Callable[[MetricInfo], str]
+) -> list[list[str]]:
+    """[method, n, cells ...]; a cell says its own n where it has scores of fewer pictures."""
+    total = len(evaluation.names)
+    columns = []
+    for metric in evaluation.metrics:
+        entries = cells(evaluation, metric)
+        columns.append(
+            {
+                method: missing(metric)
+                if metric.missing
+                else cell_text(cell, mark, not metric.of_sets and cell.count < total, plus_minus)
+                for method, cell in entries.items()
+            }
+        )
+    return [[m, str(total), *(column[m] for column in columns)] for m in evaluation.methods]
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """First column to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(
+            text.ljust(width) if i == 0 else text.rjust(width)
+            for i, (text, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+
+
+def _markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    escaped = [[text.replace("|", r"\|") for text in row] for row in rows]
+    lines = ["| " + " | ".join(row) + " |" for row in escaped]
+    lines.insert(1, "|" + "---|" * len(rows[0]))
+    return "\n".join(lines)
+
+
+def _plain_mark(text: str, rank: int) -> str:
+    return {1: f"*{text}", 2: f"'{text}"}.get(rank, text)
+
+
+def _markdown_mark(text: str, rank: int) -> str:
+    return {1: f"**{text}**", 2: f"<ins>{text}</ins>"}.get(rank, text)
+
+
+def _latex_mark(text: str, rank: int) -> str:
+    return {1: rf"\textbf{{{text}}}", 2: rf"\underline{{{text}}}"}.get(rank, text)
+
+
+def _tex(text: str) -> str:
+    special = {c: rf"\{c}" for c in "&%$#_{}"} | {
+        "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    }  # fmt: skip
+    return "".join(special.get(c, c) for c in text)
