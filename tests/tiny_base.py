@@ -10,7 +10,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from gdpo_sr.generators.patch_autoencoder import PatchAutoencoder
+from gdpo_sr.generators.lapped_autoencoder import LappedAutoencoder
+from gdpo_sr.generators.lapped_transform import lapped_kernels
 from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline
 from gdpo_sr.schedulers.one_step import OneStepScheduler
 
@@ -22,7 +23,7 @@ _WIDTH = 16
 def tiny_base(folder: Path, channels: tuple[int, int] = (16, 32), seed: int = 0) -> Path:
     """Save a base in diffusers layout, the same for the same seed; returns `folder`.
 
-    Its latents hold one 4x4 patch in 12 numbers, as those of `mini` do.
+    Its latents hold 12 lapped coefficients at a hop of 4 pixels, as those of `mini` do.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -70,11 +71,10 @@ def _text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     return CLIPTextModel(config)
 
 
-def _autoencoder() -> PatchAutoencoder:
-    """Twelve of the 48 directions of a patch, in random axes."""
-    vae = PatchAutoencoder(patch_size=4, latent_channels=12)
-    axes, _ = torch.linalg.qr(torch.randn(48, 12))
-    vae.set_basis(torch.zeros(3), axes, torch.ones(12))
+def _autoencoder() -> LappedAutoencoder:
+    """Twelve of the 48 coefficients of a block."""
+    vae = LappedAutoencoder(patch_size=4, latent_channels=12)
+    vae.set_kernels(torch.zeros(3), lapped_kernels(torch.eye(3))[:12], torch.ones(12))
     return vae
 
 

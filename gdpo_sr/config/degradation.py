@@ -117,6 +117,12 @@ def _second() -> Any:
 class DegradationOptions(_Options):
     """How an LR picture is made from an HR picture."""
 
+    light_prob: Probability = Field(
+        0.0,
+        description="chance that a batch is degraded lightly, as by a camera: blur, little noise, "
+        "JPEG of high quality; the fields below do not apply to it",
+    )
+
     first: StageOptions = Field(default_factory=_first, description="first round")
     second: SecondStageOptions = Field(default_factory=_second, description="second round")
     final_sinc_prob: Probability = Field(0.8, description="chance of a last sinc filter")
@@ -124,3 +130,23 @@ class DegradationOptions(_Options):
     kernel_mix: KernelMix = Field(
         default_factory=lambda: KernelMix.model_validate({}), description="blur kernel families"
     )
+
+
+def light_degradation() -> DegradationOptions:
+    """What `light_prob` applies: one blur of any width, hardly any noise, no intermediate sizes."""
+    keep = (0.0, 0.0, 1.0)
+    first = StageOptions(
+        blur_sigma=(0.3, 2.5),
+        resize_prob=keep,
+        noise_range=(0.0, 3.0),
+        poisson_scale_range=(0.0, 0.3),
+        jpeg_range=(85.0, 100.0),
+    )
+    second = SecondStageOptions(
+        blur_prob=0.1,
+        resize_prob=keep,
+        noise_range=(0.0, 2.0),
+        poisson_scale_range=(0.0, 0.15),
+        jpeg_range=(80.0, 100.0),
+    )
+    return DegradationOptions(first=first, second=second, final_sinc_prob=0.2)

@@ -14,7 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gdpo_sr.config.degradation import MAX_KERNEL_SIZE, DegradationOptions, StageOptions
+from gdpo_sr.config.degradation import (
+    MAX_KERNEL_SIZE,
+    DegradationOptions,
+    StageOptions,
+    light_degradation,
+)
 from gdpo_sr.data.draws import (
     chance,
     child_generator,
@@ -44,6 +49,10 @@ class RealESRGANDegradation:
         self.options = options if options is not None else DegradationOptions.model_validate({})
         self.scale = scale
         self._jpeg_by_device: dict[torch.device, nn.Module] = {}
+        self.light = self._light() if self.options.light_prob > 0 else None
+
+    def _light(self) -> RealESRGANDegradation:
+        return RealESRGANDegradation(light_degradation(), self.scale)
 
     @torch.no_grad()
     def __call__(self, hr: Tensor, generator: torch.Generator) -> Tensor:
@@ -62,6 +71,8 @@ class RealESRGANDegradation:
             ImageError: wrong shape, size not divisible by the scale, or too small for the 21-pixel
                 kernels.
         """
+        if self.light is not None and chance(self.options.light_prob, generator):
+            return self.light(hr, generator)
         self._check(hr)
         lr_size = (hr.shape[-2] // self.scale, hr.shape[-1] // self.scale)
         first, second = self.options.first, self.options.second

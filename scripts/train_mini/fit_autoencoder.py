@@ -1,43 +1,46 @@
-"""Fit the basis and gains of the embedded base's autoencoder to photographs."""
+"""Choose the coefficients and gains of the embedded base's autoencoder from photographs."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 
-from gdpo_sr.generators.patch_autoencoder import PatchAutoencoder
+from gdpo_sr.generators.lapped_autoencoder import LappedAutoencoder
+from gdpo_sr.generators.lapped_transform import lapped_kernels
 
 DETAIL_ERROR, MEAN_ERROR = 1.15, 2.3
-"""Wanted RMS difference between LR and HR latents, per channel of detail and of patch means (the
+"""Wanted RMS difference between LR and HR latents, per channel of detail and of local means (the
 three leading ones).
 
 Relative to a latent scaled by 0.82, the noise injected at t = 250 has a standard deviation of 0.70:
-of the size of the detail that
-is missing, so that it can stand for it, and small against what the LR picture tells about the
-means."""
+of the size of the detail that is missing, so that it can stand for it, and small against what the
+LR picture tells about the means."""
 
 
-def fit_basis(
-    crops: torch.Tensor, channels: int, patch: int = 4
+def fit_kernels(
+    crops: torch.Tensor, channels: int, hop: int = 4
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean colour (3,) and leading principal components (3 patch^2, channels) of crops (N, 3, H, W)
-    in [-1, 1].
+    """Mean colour (3,) and the kernels (channels, 3, 2 hop, 2 hop) of largest variance.
+
+    Each is a product of a principal colour of the crops (N, 3, H, W), in [-1, 1], and of a row and
+    a column of the lapped transform.
     """
     mean = crops.mean(dim=(0, 2, 3))
-    patches = F.unfold(crops - mean[:, None, None], patch, stride=patch)
-    flat = patches.transpose(1, 2).reshape(-1, 3 * patch * patch).double()
-    _, vectors = torch.linalg.eigh(flat.T @ flat / len(flat))
-    return mean, vectors.flip(1)[:, :channels].float()
+    centred = crops - mean[:, None, None]
+    colours = torch.linalg.eigh(torch.einsum("nchw,ndhw->cd", centred, centred).double())[1]
+    kernels = lapped_kernels(colours.T.flip(0), hop)
+    energy = F.conv2d(centred, kernels, stride=hop).square().mean(dim=(0, 2, 3))
+    return mean, kernels[energy.argsort(descending=True)[:channels]]
 
 
 @torch.no_grad()
-def fit_autoencoder(vae: PatchAutoencoder, hr: torch.Tensor, lr: torch.Tensor) -> None:
-    """Set the basis from hr and the gains from what lr lost of it; both (N, 3, H, W) in [-1, 1], lr
+def fit_autoencoder(vae: LappedAutoencoder, hr: torch.Tensor, lr: torch.Tensor) -> None:
+    """Set kernels from hr and gains from what lr lost of it; both (N, 3, H, W) in [-1, 1], lr
     resized to hr.
     """
-    mean, basis = fit_basis(hr, vae.config.latent_channels, vae.config.patch_size)
-    vae.set_basis(mean, basis, torch.ones(basis.shape[1]))
+    mean, kernels = fit_kernels(hr, vae.config.latent_channels, vae.config.patch_size)
+    vae.set_kernels(mean, kernels, torch.ones(len(kernels)))
     lost = vae.encode(lr).latent_dist.mode() - vae.encode(hr).latent_dist.mode()
-    wanted = torch.full((basis.shape[1],), DETAIL_ERROR)
+    wanted = torch.full((len(kernels),), DETAIL_ERROR)
     wanted[:3] = MEAN_ERROR
-    vae.set_basis(mean, basis, wanted / lost.square().mean(dim=(0, 2, 3)).sqrt())
+    vae.set_kernels(mean, kernels, wanted / lost.square().mean(dim=(0, 2, 3)).sqrt())

@@ -10,9 +10,10 @@ from pathlib import Path
 from diffusers import UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from gdpo_sr.generators.patch_autoencoder import PatchAutoencoder
+from gdpo_sr.generators.lapped_autoencoder import LappedAutoencoder
 
 PROMPT = "a sharp, detailed photo"
+NEGATIVE_PROMPT = "a blurry, noisy, compressed photo"
 TEXT_WIDTH = 32
 MAX_TOKENS = 32
 _MERGES = ["p h", "o t", "ph ot", "phot o</w>", "s h", "a r", "sh ar", "shar p</w>", "d e", "t a"]
@@ -67,9 +68,9 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     return CLIPTextModel(config).eval()
 
 
-def build_vae() -> PatchAutoencoder:
+def build_vae() -> LappedAutoencoder:
     """An autoencoder without a basis; `fit_autoencoder` gives it one."""
-    return PatchAutoencoder(patch_size=4, latent_channels=12)
+    return LappedAutoencoder(patch_size=4, latent_channels=12)
 
 
 def build_unet(latent_channels: int = 12) -> UNet2DConditionModel:

@@ -1,13 +1,11 @@
-"""Start the UNet as the best linear restoration, so that training has only the rest to learn.
+"""Start the UNet as the best linear prediction, so that training has only the rest to learn.
 
-Because t_add != t_diff, the wanted prediction contains a multiple of the latent itself, and the
-latent's mean components are
-ten times larger than everything else. A freshly drawn UNet needs thousands of updates to pass them
-through its group norms
-exactly. Here that path is set analytically: `conv_in` copies the scaled latent, the last skip
-connection brings it to the last
-norm as pairs (x, -x), constant channels fix that norm's scale, and since silu(x) - silu(-x) = x,
-`conv_out` reads it unchanged.
+The mean components of the latents are many times larger than everything else, and the wanted
+prediction contains a multiple of them, since t_add != t_diff. A freshly drawn UNet needs thousands
+of updates to pass them through its group norms exactly. Here that path is set analytically:
+`conv_in` copies the scaled latent, the last skip connection brings it to the last norm as pairs
+(x, -x), constant channels fix that norm's scale, and since silu(x) - silu(-x) = x, `conv_out` reads
+it unchanged.
 """
 
 from __future__ import annotations
@@ -15,40 +13,27 @@ from __future__ import annotations
 import torch
 from diffusers import UNet2DConditionModel
 
-from gdpo_sr.schedulers.one_step import OneStepScheduler
-
 CONSTANT = 16.0
 """Value of the constant channels: much larger than the unit-variance copies, so that it alone sets
 the norm's scale.
 """
 
 
-def wiener_gains(noisy: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
-    """Per channel, the factor w that minimises E(w noisy - clean)^2; (N, c, h, w) -> (c,)."""
-    return (noisy * clean).mean(dim=(0, 2, 3)) / noisy.square().mean(dim=(0, 2, 3))
-
-
 @torch.no_grad()
-def start_linear(
-    unet: UNet2DConditionModel,
-    scheduler: OneStepScheduler,
-    noisy: torch.Tensor,
-    clean: torch.Tensor,
-) -> None:
-    """Make `predict_x0(noisy, unet(noisy))` the best per-channel multiple of `noisy`.
+def start_linear(unet: UNet2DConditionModel, noisy: torch.Tensor, wanted: torch.Tensor) -> None:
+    """Make `unet(noisy)` the multiple of each channel of `noisy` that is nearest to `wanted`.
 
     Args:
         unet: freshly drawn, with two latents per group of its last norm.
-        scheduler: of the generator.
-        noisy: latents of LR pictures with noise of t_add, (N, c, h, w).
-        clean: latents of the HR pictures, same shape.
+        noisy: latents as the UNet will get them, (N, c, h, w).
+        wanted: what it should predict for them, same shape.
     """
-    scale = noisy.square().mean(dim=(0, 2, 3)).sqrt()
-    abar = scheduler.alpha_bar(scheduler.config.t_diff)
-    wanted = (1 - abar**0.5 * wiener_gains(noisy, clean)) / (1 - abar) ** 0.5
+    power = noisy.square().mean(dim=(0, 2, 3))
+    factors = (noisy * wanted).mean(dim=(0, 2, 3)) / power
+    scale = power.sqrt()
     _copy_latents(unet.conv_in, noisy, scale)
     _bring_to_output(unet, len(scale))
-    _read_output(unet, wanted * scale)
+    _read_output(unet, factors * scale)
 
 
 def _copy_latents(conv: torch.nn.Conv2d, noisy: torch.Tensor, scale: torch.Tensor) -> None:
