@@ -96,36 +96,108 @@ def group_advantages(rewards: Scores) -> Scores:
     0, never NaN.
     """
     mean, std = finite_mean(rewards, -1), finite_std(rewards, -1)
-    advantages = (rewards - mean) / (std + EPS_GROUP)
+    return _without_missing(rewards, (rewards - mean) / (std + EPS_GROUP))
+
+
+def mean_only_advantages(rewards: Scores) -> Scores:
+    """A = R - mean inside each group, no division: a clear group counts more than a close one.
+
+    (B, G) -> (B, G); 0 for a tied group and for a missing reward.
+    """
+    return _without_missing(rewards, rewards - finite_mean(rewards, -1))
+
+
+def batch_std_advantages(rewards: Scores, batch: Scores | None = None) -> Scores:
+    """A = (R - group mean) / (std over the whole batch + 1e-4) (Liu et al., arXiv 2508.08221).
+
+    Args:
+        rewards: (B, G), NaN where one is missing.
+        batch: (N, G), all groups of all processes and accumulation steps; None: `rewards` alone.
+    """
+    std = finite_std((rewards if batch is None else batch).flatten(), 0)
+    return mean_only_advantages(rewards) / (std + EPS_DECOUPLED)
+
+
+def _without_missing(rewards: Scores, advantages: Scores) -> Scores:
     return torch.where(rewards.isfinite() & ~tied(rewards), advantages, 0)
 
 
-def decoupled_advantages(rewards: torch.Tensor, weights: torch.Tensor | list[float]) -> Scores:
-    """Reward-decoupled normalisation (NVIDIA's GDPO).
-
-    Each reward is z-scored inside its group, the weighted sum is standardised over the whole batch.
-    In distributed training
-    gather `rewards` over all processes first.
+def decoupled_totals(rewards: torch.Tensor, weights: torch.Tensor | list[float]) -> Scores:
+    """sum_k w_k z_k, z_k the z-score of reward k inside its group (NVIDIA's GDPO, first step).
 
     Args:
         rewards: (K, B, G); NaN marks a missing reward.
-        weights: (K,).
+        weights: (K,), or (K, B) for weights of each picture's own.
+
+    Returns:
+        (B, G); NaN where every reward is missing.
+    """
+    shares = torch.as_tensor(weights, dtype=rewards.dtype, device=rewards.device)
+    shares = shares.reshape(len(rewards), -1, 1)
+    mean, std = finite_mean(rewards, -1), finite_std(rewards, -1)
+    scored = rewards.isfinite()
+    z = torch.where(scored & ~tied(rewards), (rewards - mean) / (std + EPS_DECOUPLED), 0)
+    return torch.where(scored.any(0), (shares * z).sum(0), torch.nan)
+
+
+def standardize(totals: Scores, batch: Scores | None = None) -> Scores:
+    """(A - mean) / (std + 1e-4) over the whole batch (NVIDIA's GDPO, second step).
+
+    Args:
+        totals: (B, G), NaN where every reward is missing; those become 0.
+        batch: (N, G), all groups of all processes and accumulation steps; None: `totals` alone.
+    """
+    everything = (totals if batch is None else batch).flatten()
+    mean, std = finite_mean(everything, 0), finite_std(everything, 0)
+    return ((totals - mean) / (std + EPS_DECOUPLED)).nan_to_num(0.0)
+
+
+def decoupled_advantages(rewards: torch.Tensor, weights: torch.Tensor | list[float]) -> Scores:
+    """Reward-decoupled normalisation (NVIDIA's GDPO) where the batch is (K, B, G) `rewards` alone.
+
+    Each reward is z-scored inside its group, the weighted sum is standardised over the batch.
+
+    Args:
+        rewards: (K, B, G); NaN marks a missing reward.
+        weights: (K,) or (K, B).
 
     Returns:
         (B, G); 0 where every reward is missing.
     """
-    shares = torch.as_tensor(weights, dtype=rewards.dtype, device=rewards.device)[:, None, None]
-    mean, std = finite_mean(rewards, -1), finite_std(rewards, -1)
-    scored = rewards.isfinite()
-    z = torch.where(scored & ~tied(rewards), (rewards - mean) / (std + EPS_DECOUPLED), 0)
-    total = torch.where(scored.any(0), (shares * z).sum(0), torch.nan).flatten()
-    batch = (total - finite_mean(total, 0)) / (finite_std(total, 0) + EPS_DECOUPLED)
-    return batch.nan_to_num(0.0).view(rewards.shape[1:])
+    return standardize(decoupled_totals(rewards, weights))
 
 
-def permute_within_groups(advantages: Scores, rng: torch.Generator) -> Scores:
-    """Control experiment: each group's advantages, handed to its candidates at random; (B, G) ->
-    (B, G).
+ESTIMATORS = ("group", "decoupled", "mean_only", "batch_std")
+
+
+def advantages_of(
+    values: Scores,
+    estimator: str = "group",
+    batch: Scores | None = None,
+    clip: float | None = None,
+) -> Scores:
+    """Advantages (B, G) of what the rewards of each candidate add up to.
+
+    Args:
+        values: (B, G): rewards R, or for "decoupled" the sums of `decoupled_totals`.
+        estimator: one of ESTIMATORS.
+        batch: (N, G), the values of all groups of all processes and accumulation steps, for
+            "decoupled" and "batch_std"; None: `values` alone.
+        clip: advantages are limited to +-clip; None does not limit them.
     """
-    order = torch.rand(advantages.shape, generator=rng, device=rng.device).argsort(-1)
-    return advantages.gather(-1, order.to(advantages.device))
+    if estimator == "decoupled":
+        advantages = standardize(values, batch)
+    elif estimator == "batch_std":
+        advantages = batch_std_advantages(values, batch)
+    else:
+        advantages = {"group": group_advantages, "mean_only": mean_only_advantages}[estimator](
+            values
+        )
+    return advantages if clip is None else advantages.clamp(-clip, clip)
+
+
+def permutation_within_groups(shape: tuple[int, ...], rng: torch.Generator) -> torch.Tensor:
+    """Random order of each group's candidates, (B, G), on the generator's device: the control
+    experiment hands values to candidates in this order (`values.gather(-1, order)`).
+    """
+    return torch.rand(shape, generator=rng, device=rng.device).argsort(-1)

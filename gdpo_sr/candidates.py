@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
 from gdpo_sr.lora import adapters_disabled
 from gdpo_sr.types import SRBatch
+
+Sampler = Callable[[nn.Module], AbstractContextManager[None]]
+"""Context, for a UNet, in which it is one of its policies."""
+
+
+class GroupNoise(NamedTuple):
+    """Noise for the encoder's posterior (B, c, h, w), and to inject (B, G, c, h, w)."""
+
+    posterior: torch.Tensor
+    injected: torch.Tensor
+
+
+class Actions(NamedTuple):
+    """What a Gaussian policy saw, meant and did, (B, G, c, h, w) each.
+
+    Its state is the noisy latent of the LR picture, its action the restored latent.
+    """
+
+    states: torch.Tensor
+    mean: torch.Tensor
+    actions: torch.Tensor
 
 
 def draw_noise(
@@ -38,6 +64,38 @@ def in_chunks(function, chunk: int | None, *tensors: torch.Tensor) -> torch.Tens
     return torch.cat([function(*part) for part in parts])
 
 
+def noisy_states(
+    generator: NoiseAwareGenerator,
+    latents: torch.Tensor,
+    noise: torch.Tensor,
+    t_adds: Sequence[int] | None = None,
+) -> torch.Tensor:
+    """What the UNet is given: latents (B, c, h, w) of LR pictures with noise (B, G, c, h, w) added.
+
+    `t_adds` holds a step for each of the G candidates; None: the generator's t_add for all.
+    """
+    steps = [None] * noise.shape[1] if t_adds is None else list(t_adds)
+    add = generator.scheduler.add_noise
+    return torch.stack([add(latents, noise[:, g], step) for g, step in enumerate(steps)], 1)
+
+
+def restored_latents(
+    generator: NoiseAwareGenerator,
+    states: torch.Tensor,
+    prompts: list[str],
+    unet: nn.Module | None = None,
+) -> torch.Tensor:
+    """z_SR of noisy states, both (B, G, c, h, w); the mean of the policy's output. Keeps a graph.
+
+    `unet` replaces the generator's own, for example by its wrapped form in distributed training.
+    """
+    shape = states.shape[:2]
+    embeds = generator.prompt_encoder(repeat_prompts(prompts, shape[1]))
+    flat = states.flatten(0, 1)
+    epsilon = generator.predict_epsilon(flat, embeds, unet)
+    return generator.scheduler.predict_x0(flat, epsilon).unflatten(0, shape)
+
+
 @torch.no_grad()
 def generate_group(
     generator: NoiseAwareGenerator,
@@ -46,6 +104,7 @@ def generate_group(
     prompts: list[str],
     posterior_noise: torch.Tensor | None = None,
     chunk: int | None = None,
+    t_adds: Sequence[int] | None = None,
 ) -> torch.Tensor:
     """Candidates for given noise.
 
@@ -56,29 +115,31 @@ def generate_group(
         prompts: B prompts.
         posterior_noise: (B, c, h, w) for the encoder's posterior, or None for its mean.
         chunk: candidates per forward pass.
+        t_adds: G steps at which noise is added, or None for the generator's.
 
     Returns:
         (B, G, 3, H, W) in [-1, 1].
     """
-    b, g = noise.shape[:2]
-    latents = generator.encode(enlarged, posterior_noise).repeat_interleave(g, dim=0)
-    embeds = generator.prompt_encoder(repeat_prompts(prompts, g))
+    shape = noise.shape[:2]
+    latents = generator.encode(enlarged, posterior_noise)
+    states = noisy_states(generator, latents, noise, t_adds).flatten(0, 1)
+    embeds = generator.prompt_encoder(repeat_prompts(prompts, shape[1]))
 
-    def restore(z: torch.Tensor, eps: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-        return generator.decode(generator.restore_latents(z, eps, text))
+    def restore(noisy: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        epsilon = generator.predict_epsilon(noisy, text)
+        return generator.decode(generator.scheduler.predict_x0(noisy, epsilon))
 
-    images = in_chunks(restore, chunk, latents, noise.flatten(0, 1), embeds)
-    return images.unflatten(0, (b, g))
+    return in_chunks(restore, chunk, states, embeds).unflatten(0, shape)
 
 
 def draw_group_noise(
     generator: NoiseAwareGenerator, batch: SRBatch, group_size: int, rng: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noise of a group: for the encoder's posterior (B, c, h, w), to inject (B, G, c, h, w)."""
+) -> GroupNoise:
+    """Noise of a group, drawn in the order of its fields."""
     b, *shape = generator.latent_shape(batch.hr)
     device, dtype = batch.hr.device, batch.hr.dtype
     posterior_noise = draw_noise((b, *shape), rng, device, dtype)
-    return posterior_noise, draw_noise((b, group_size, *shape), rng, device, dtype)
+    return GroupNoise(posterior_noise, draw_noise((b, group_size, *shape), rng, device, dtype))
 
 
 def sample_candidates(
@@ -87,17 +148,59 @@ def sample_candidates(
     group_size: int,
     rng: torch.Generator,
     chunk: int | None = None,
-    noise: tuple[torch.Tensor, torch.Tensor] | None = None,
+    noise: GroupNoise | None = None,
+    t_adds: Sequence[int] | None = None,
+    sampler: Sampler = adapters_disabled,
 ) -> torch.Tensor:
     """G restorations of every LR picture, each from its own noise; (B, G, 3, H, W) in [0, 1].
 
-    The reference samples: the UNet without its adapters. `noise`, from `draw_group_noise`, is drawn
-    from `rng` if it is not given.
+    Args:
+        generator: its UNet may carry adapters.
+        batch: LR and HR pictures and prompts.
+        group_size: G.
+        rng: for `draw_group_noise`, if `noise` is not given.
+        chunk, t_adds: as `generate_group`.
+        noise: from `draw_group_noise`.
+        sampler: context in which the UNet is who samples; the default is the reference that the
+            base is: the UNet without its adapters.
     """
     posterior_noise, injected = noise or draw_group_noise(generator, batch, group_size, rng)
     enlarged = enlarge_lr(batch.lr, batch.hr)
-    with adapters_disabled(generator.unet):
+    with sampler(generator.unet):
         images = generate_group(
-            generator, enlarged, injected, batch.prompts, posterior_noise, chunk
+            generator, enlarged, injected, batch.prompts, posterior_noise, chunk, t_adds
         )
     return images.float() / 2 + 0.5
+
+
+@torch.no_grad()
+def sample_actions(
+    generator: NoiseAwareGenerator,
+    batch: SRBatch,
+    noise: GroupNoise,
+    rng: torch.Generator,
+    sigma: float,
+    chunk: int | None = None,
+    t_adds: Sequence[int] | None = None,
+    sampler: Sampler = adapters_disabled,
+) -> tuple[torch.Tensor, Actions]:
+    """Candidates of a Gaussian policy: the one-step output plus sigma times fresh noise, decoded.
+
+    Args:
+        generator, batch, noise, chunk, t_adds, sampler: as `sample_candidates`.
+        rng: draws the action noise, (B, G, c, h, w).
+        sigma: standard deviation of the policy in latent units.
+
+    Returns:
+        pictures (B, G, 3, H, W) in [0, 1] and what was done to get them.
+    """
+    latents = generator.encode(enlarge_lr(batch.lr, batch.hr), noise.posterior)
+    states = noisy_states(generator, latents, noise.injected, t_adds)
+    parts = states.split(chunk or states.shape[1], dim=1)
+    with sampler(generator.unet):
+        mean = torch.cat([restored_latents(generator, s, batch.prompts) for s in parts], 1)
+    xi = draw_noise(tuple(mean.shape), rng, mean.device, mean.dtype)
+    actions = mean + sigma * xi
+    images = in_chunks(generator.decode, chunk, actions.flatten(0, 1))
+    images = images.float().unflatten(0, mean.shape[:2]) / 2 + 0.5
+    return images, Actions(states, mean, actions)

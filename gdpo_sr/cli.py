@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "train by GDPO (stage 2) or NAOSD (stage 1) as an options file says",
     "inference": "super-resolve a picture or a folder",
     "evaluate": "score results with image quality metrics",
+    "merge": "merge a LoRA into its base: one model for inference or stage 2",
     "schema": "write the JSON schema of the options, for completion in editors",
 }
 _MODULES = {"schema": "config.schema_file"}  # where a command is not a module of its name

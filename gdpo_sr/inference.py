@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import diffusers
 import torch
 import transformers
 from accelerate import PartialState
+from accelerate.utils import gather_object
 from tqdm import tqdm
 
+from gdpo_sr.folder_jobs.candidate_sink import HEAT_RANGE, Score
+from gdpo_sr.folder_jobs.plan import Job, by_size, plan, without_finished
+from gdpo_sr.folder_jobs.restore_folder import FolderOptions, restore_folder
 from gdpo_sr.lora import find_adapter
-from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline, check_arguments
-from gdpo_sr.types import DatasetError, ImageError, OptionError
+from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline, RestoreOptions
+from gdpo_sr.pipelines.picture_inputs import check_arguments
+from gdpo_sr.types import OptionError
 from gdpo_sr.utils.color_fix import COLOR_FIXES
-from gdpo_sr.utils.image_io import list_images, read_image, write_image
+from gdpo_sr.utils.image_io import DEEP, WRITABLE
 
-Restore = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
-"""A picture (3, h, w) in [0, 1] and a source of noise -> the restored one (3, H, W)."""
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+FORMATS = ("png", "jpg", "webp", "tif", "bmp")
+_LONGEST_WAIT = timedelta(days=7)  # of a process for the others, which may have more to do
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,113 +40,161 @@ def main(argv: Sequence[str] | None = None) -> int:
         GDPOSRError: no input, an output folder that cannot be made, a bad option, base or LoRA.
     """
     args = _parser().parse_args(argv)
-    check_arguments(args.scale, 1, args.color_fix, "pt", args.tile, args.tile_overlap)
-    targets = plan(args.input, args.output)
+    _check(args)
+    jobs = plan(args.input, args.output, f".{args.format}", args.recursive)
+    todo = jobs if args.overwrite else without_finished(jobs)
     if args.lora:
         find_adapter(args.lora)
-    problems = restore_all(targets, _build(args), args.seed)
-    if problems:
-        names = ", ".join(path.name for path in problems)
-        print(f"error: {len(problems)} of {len(targets)} failed: {names}", file=sys.stderr)
+    state = PartialState(timeout=_LONGEST_WAIT)
+    state.wait_for_everyone()  # all plan before the first writes
+    problems = _restore(todo[state.process_index :: state.num_processes], args, state)
+    problems = gather_object(problems)
+    if state.is_main_process:
+        _summarise(len(jobs), len(todo), problems)
     return 1 if problems else 0
 
 
-def plan(source: str, output: str) -> dict[Path, Path]:
-    """For each picture of `source` the PNG in the folder `output` that it becomes.
+def _restore(jobs: list[Job], args: argparse.Namespace, state: PartialState) -> list[str]:
+    """Restore this process's pictures; returns the names of those that failed."""
+    if not jobs:
+        return []
+    score = _score(args.select, state.device) if args.select else None
+    pipe = _build(args, state.device)
+    problems: list[str] = []
+    hidden = not state.is_main_process
+    with tqdm(total=len(jobs), desc="inference", unit="image", disable=hidden) as bar:
 
-    Raises:
-        DatasetError: no picture, or two of one stem.
-        OptionError: `output` cannot be a folder, or a result would replace a picture of `source`.
-    """
-    folder = Path(output)
-    _check_writable(folder)
-    targets: dict[Path, Path] = {}
-    taken: dict[Path, Path] = {}
-    for path in list_images(source):
-        target = folder / f"{path.stem}.png"
-        if target in taken:
-            raise DatasetError(
-                f"{taken[target]} and {path} would both become {target}; rename one of them"
-            )
-        if target.exists() and target.samefile(path):
-            raise OptionError(f"-o {output}: {target} is an input; choose another output folder")
-        taken[target] = path
-        targets[path] = target
-    return targets
+        def tell(job: Job, problem: str | None) -> None:
+            bar.update()
+            if problem:
+                problems.append(job.source.name)
+                tqdm.write(f"error: {job.source.name}: {problem}", file=sys.stderr)
 
-
-def restore_all(targets: Mapping[Path, Path], restore: Restore, seed: int) -> dict[Path, str]:
-    """Restore and write every picture; one that fails is reported and the others go on.
-
-    Returns:
-        What went wrong, by picture.
-    """
-    problems: dict[Path, str] = {}
-    for path, target in tqdm(targets.items(), desc="inference", unit="image"):
-        try:
-            write_image(target, restore(read_image(path), noise_source(seed, path.name)))
-        except ImageError as error:
-            problems[path] = str(error)
-        except torch.cuda.OutOfMemoryError:
-            problems[path] = "the device has too little memory; give --tile, or a smaller one"
-        if path in problems:
-            tqdm.write(f"error: {path.name}: {problems[path]}", file=sys.stderr)
+        ordered = by_size(jobs) if args.batch > 1 else jobs
+        restore_folder(ordered, pipe, _folder_options(args), tell, score)
     return problems
 
 
-def noise_source(seed: int, name: str) -> torch.Generator:
-    """Generator seeded by `seed` and the file name alone: other pictures do not matter."""
-    digest = hashlib.sha256(f"{seed}/{name}".encode(errors="surrogateescape")).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+def _summarise(found: int, todo: int, problems: list[str]) -> None:
+    if found > todo:
+        print(f"{found - todo} of {found} exist already and were skipped; --overwrite redoes them")
+    if problems:
+        names = ", ".join(sorted(problems))
+        print(f"error: {len(problems)} of {todo} failed: {names}", file=sys.stderr)
 
 
-def _build(args: argparse.Namespace) -> Restore:
-    """The pipeline with its LoRA on the best device of this machine, as a function."""
+def _folder_options(args: argparse.Namespace) -> FolderOptions:
+    return FolderOptions(
+        restore=RestoreOptions(
+            args.t_add, args.prompt, args.color_fix, args.tile, args.tile_overlap, args.batch
+        ),
+        folder=Path(args.output),
+        seed=args.seed,
+        scale=args.scale,
+        size=args.size,
+        long_side=args.long_side,
+        candidates=args.candidates,
+        choice="best" if args.select else "mean" if args.mean else "first",
+        uncertainty=args.uncertainty,
+        bit_depth=args.bit_depth,
+        quality=args.quality,
+    )
+
+
+def _build(args: argparse.Namespace, device: torch.device) -> OneStepSRPipeline:
+    """The pipeline with its LoRA."""
     diffusers.utils.logging.set_verbosity_error()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    pipe = OneStepSRPipeline.from_pretrained(args.base, t_add=args.t_add)
+    dtype = PRECISIONS[args.precision]
+    pipe = OneStepSRPipeline.from_pretrained(args.base, torch_dtype=dtype, t_add=args.t_add)
     if args.lora:
         pipe.load_lora_weights(args.lora)
-    pipe.to(PartialState().device)
+    return pipe.to(device)
 
-    def restore(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        result = pipe(
-            image,
-            scale=args.scale,
-            generator=generator,
-            prompt=args.prompt,
-            color_fix=args.color_fix,
-            tile=args.tile,
-            tile_overlap=args.tile_overlap,
-            output_type="pt",
+
+def _score(name: str, device: torch.device) -> Score:
+    """A no-reference metric as a function, higher is better."""
+    from gdpo_sr.metrics.registry import create_metric
+
+    metric = create_metric(name, str(device))
+    if metric.full_reference:
+        raise OptionError(f"--select {name}: it needs a reference; choose one without, as piqe")
+    sign = -1.0 if metric.lower_better else 1.0
+    return lambda image: sign * float(metric(image.to(device)))
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raise OptionError for contradictions, before anything is read."""
+    check_arguments(args.scale, args.candidates, args.color_fix, "pt", args.tile, args.tile_overlap)
+    combined = bool(args.select) + args.mean
+    if args.select and args.mean:
+        raise OptionError("--select and --mean exclude each other; give one")
+    if args.candidates > 1 and not (combined or args.uncertainty):
+        raise OptionError(
+            f"--candidates {args.candidates}: say what to do with them, by --select METRIC, "
+            "--mean or --uncertainty"
         )
-        return result.images[0]
+    if args.candidates < 2 and (combined or args.uncertainty):
+        raise OptionError("--select, --mean and --uncertainty need --candidates 2 or more")
+    if args.bit_depth == 16 and WRITABLE[f".{args.format}"] not in DEEP:
+        raise OptionError(f"--bit_depth 16: --format {args.format} has 8 bits; use png or tif")
+    if not 1 <= args.quality <= 100 or args.batch < 1:
+        raise OptionError(
+            f"--quality {args.quality}, --batch {args.batch}: use 1 to 100, and 1 or more"
+        )
 
-    return restore
+
+def _size(text: str) -> tuple[int, int]:
+    """(H, W) of "WxH"."""
+    width, _, height = text.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise argparse.ArgumentTypeError(f"'{text}' is not WIDTHxHEIGHT, as 1920x1080")
+    return int(height), int(width)
 
 
-def _check_writable(folder: Path) -> None:
-    """Nothing is made yet: the folder appears with its first picture."""
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not existing.is_dir():
-        raise OptionError(f"-o {folder}: {existing} is a file; give a folder")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise OptionError(f"-o {folder}: no permission to write in {existing}; give another folder")
+def _side(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of pixels")
+    return int(text)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="inference.py", description="Super-resolve pictures.")
     add = parser.add_argument
-    add("-i", "--input", required=True, help="picture or folder")
-    add("-o", "--output", required=True, help="folder for the results, NAME.png each")
+    add("-i", "--input", required=True, nargs="+", help="pictures, folders, or quoted patterns")
+    add("-o", "--output", required=True, help="folder for the results")
+    add("-r", "--recursive", action="store_true", help="look into subfolders; the tree is kept")
+    add("--overwrite", action="store_true", help="restore again what exists (skip it)")
     add("--base", default="mini", help="base model: mini, a folder or a hub id (mini)")
     add("--lora", metavar="RUN", help="experiments/NAME or an adapter folder (none)")
-    add("--scale", type=float, default=4, help="output size divided by input size (4)")
-    add("--seed", type=int, default=0, help="noise of a picture = seed + its file name (0)")
-    add("--color_fix", choices=list(COLOR_FIXES), default="wavelet", help="(wavelet)")
-    add("--tile", type=int, metavar="N", help="tile side in latent pixels (whole picture)")
-    add("--tile_overlap", type=int, default=16, metavar="N", help="in latent pixels (16)")
-    add("--t_add", type=int, metavar="N", help="noise level, 0 to 999 (the base's own)")
-    add("--prompt", metavar="TEXT", help="text for the UNet (the base's own)")
+    add("--precision", choices=list(PRECISIONS), default="fp32", help="of the model (fp32)")
+    size = parser.add_argument_group("size, one of").add_mutually_exclusive_group()
+    size.add_argument("--scale", type=float, default=4, help="output side / input side (4)")
+    size.add_argument("--size", type=_size, metavar="WxH", help="enlarge to cover it, then crop")
+    size.add_argument("--long_side", type=_side, metavar="N", help="longer side in pixels")
+    look = parser.add_argument_group("look").add_argument
+    look("--seed", type=int, default=0, help="noise of a picture = seed + its file name (0)")
+    look("--t_add", type=int, metavar="N", help="noise level, 0 to 999 (the base's own)")
+    look("--prompt", metavar="TEXT", help="text for the UNet (the base's own)")
+    look("--color_fix", choices=list(COLOR_FIXES), default="wavelet", help="(wavelet)")
+    several = parser.add_argument_group("several noises").add_argument
+    several("--candidates", type=int, default=1, metavar="N", help="noises per picture (1)")
+    several("--select", metavar="METRIC", help="keep the best by a no-reference metric")
+    several("--mean", action="store_true", help="average the candidates")
+    several("--uncertainty", action="store_true", help=_UNCERTAINTY_HELP)
+    files = parser.add_argument_group("files").add_argument
+    files("--format", choices=FORMATS, default="png", help="(png)")
+    files("--quality", type=int, default=95, metavar="N", help="of jpg and webp, 1 to 100 (95)")
+    files("--bit_depth", type=int, choices=(8, 16), help="(as the input; 16 for png and tif)")
+    speed = parser.add_argument_group("memory and speed").add_argument
+    speed("--tile", type=int, metavar="N", help="tile side in latent pixels, 0: none (by size)")
+    speed("--tile_overlap", type=int, default=16, metavar="N", help="in latent pixels (16)")
+    speed("--batch", type=int, default=1, metavar="N", help="tiles or pictures at a time (1)")
     return parser
+
+
+_UNCERTAINTY_HELP = (
+    "write uncertainty/NAME.png into the output folder: where the candidates differ, from black "
+    f"(not) to bright (by {HEAT_RANGE:g} of the range or more)"
+)

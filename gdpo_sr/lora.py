@@ -1,9 +1,10 @@
-"""LoRA adapters on the UNet: add, switch off, save and load in PEFT's format, merge."""
+"""LoRA adapters of one network: add, switch, save and load in PEFT's format, merge."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,8 @@ The time embedding is left out.
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
+STAGE1_FILE = "stage1.json"
+"""Marks an adapter folder of stage 1; see `gdpo_sr.generator_adapters`."""
 _PREFIX = "base_model.model."
 PEFT_DEFAULT_ALPHA = 8
 """The released checkpoints leave alpha at peft's default, so that rank 4 is scaled by 2."""
@@ -39,22 +42,34 @@ def add_lora(
     alpha: int | None = None,
     dropout: float = 0.0,
     name: str = "default",
+    targets: str = UNET_TARGETS,
 ) -> list[nn.Parameter]:
-    """Add a trainable adapter; it starts as the identity (B = 0). Returns its parameters."""
+    """Add a trainable adapter and make it the active one; it starts as the identity (B = 0).
+
+    `targets` is matched against whole module names. Returns the adapter's parameters.
+    """
     config = LoraConfig(
         r=rank,
         lora_alpha=PEFT_DEFAULT_ALPHA if alpha is None else alpha,
         lora_dropout=dropout,
         init_lora_weights="gaussian",
-        target_modules=UNET_TARGETS,
+        target_modules=targets,
     )
-    unet.add_adapter(config, adapter_name=name)
-    return lora_parameters(unet)
+    _add_adapter(unet, config, name)
+    return lora_parameters(unet, name)
 
 
-def lora_parameters(unet: nn.Module) -> list[nn.Parameter]:
-    """Every LoRA parameter, in the order of the module tree."""
-    return [p for key, p in unet.named_parameters() if ".lora_" in key]
+def _add_adapter(unet: nn.Module, config: LoraConfig, name: str) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")  # a second one is meant
+        unet.add_adapter(config, adapter_name=name)
+
+
+def lora_parameters(unet: nn.Module, name: str | None = None) -> list[nn.Parameter]:
+    """LoRA parameters of the adapter `name`, or of all, in the order of the module tree."""
+    wanted = "." if name is None else f".{name}."
+    named = unet.named_parameters()
+    return [p for key, p in named if wanted in key.partition(".lora_")[2]]
 
 
 @contextmanager
@@ -70,8 +85,27 @@ def adapters_disabled(unet: nn.Module) -> Iterator[None]:
         yield
     finally:
         unet.enable_adapters()
-        for parameter, flag in zip(lora_parameters(unet), trainable, strict=True):
-            parameter.requires_grad_(flag)
+        _set_trainable(unet, trainable)
+
+
+@contextmanager
+def adapter_active(unet: nn.Module, name: str) -> Iterator[None]:
+    """Inside, `unet` computes with the adapter `name` alone; what is trainable stays so."""
+    trainable = [p.requires_grad for p in lora_parameters(unet)]
+    before = unet.active_adapters()
+    unet.set_adapter(name)
+    _set_trainable(unet, trainable)
+    try:
+        yield
+    finally:
+        unet.set_adapter(before)
+        _set_trainable(unet, trainable)
+
+
+def _set_trainable(unet: nn.Module, flags: list[bool]) -> None:
+    """PEFT turns gradients on and off when adapters are switched; put them back."""
+    for parameter, flag in zip(lora_parameters(unet), flags, strict=True):
+        parameter.requires_grad_(flag)
 
 
 def save_lora(unet: nn.Module, folder: str | Path, name: str = "default") -> Path:
@@ -112,14 +146,32 @@ def load_lora(
     """Add the adapter in `folder` (or of the run in `folder`) to `unet`. Returns its parameters.
 
     Raises:
-        CheckpointError: no adapter there, or one that does not fit this UNet.
+        CheckpointError: no adapter there, one that does not fit this UNet, or one of stage 1, which
+            changes more than the UNet.
     """
     adapter = find_adapter(folder)
+    if is_stage1(adapter):
+        raise CheckpointError(
+            f"'{adapter}' is a LoRA of stage 1, which changes the VAE too: merge it (gdpo-sr merge "
+            f"--base BASE --lora {adapter} -o FOLDER) and use FOLDER as the base"
+        )
+    return attach_lora(unet, adapter, name, trainable)
+
+
+def is_stage1(adapter: Path) -> bool:
+    """Whether an adapter folder holds more than a LoRA of the UNet."""
+    return (adapter / STAGE1_FILE).is_file()
+
+
+def attach_lora(
+    unet: nn.Module, adapter: Path, name: str = "default", trainable: bool = False
+) -> list[nn.Parameter]:
+    """`load_lora` of exactly the files in `adapter`."""
     config, tensors = _read_adapter(adapter)
     _check_fit(unet, config, tensors, adapter)
-    unet.add_adapter(config, adapter_name=name)
+    _add_adapter(unet, config, name)
     set_peft_model_state_dict(unet, tensors, adapter_name=name)
-    parameters = lora_parameters(unet)
+    parameters = lora_parameters(unet, name)
     for parameter in parameters:
         parameter.requires_grad_(trainable)
     return parameters
@@ -167,7 +219,10 @@ def _check_fit(
 
 
 def merge_lora(unet: nn.Module) -> nn.Module:
-    """Add the active adapters to the base weights and remove the LoRA layers; same function."""
+    """Add the active adapters to the base weights and remove the LoRA layers; same function.
+
+    Also for a VAE with adapters.
+    """
     unet.fuse_lora()
     unet.unload_lora()
     return unet

@@ -9,13 +9,13 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from gdpo_sr.candidates import draw_noise, in_chunks, repeat_prompts
+from gdpo_sr.candidates import Sampler, draw_noise, in_chunks, repeat_prompts
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
 from gdpo_sr.lora import adapters_disabled
 
 
 class GroupErrors(NamedTuple):
-    """`policy` (with a graph) and `reference`, both (B, G)."""
+    """`policy` (with a graph) and `reference`, both (B, G), or (B, G, h, w) per latent element."""
 
     policy: torch.Tensor
     reference: torch.Tensor
@@ -24,6 +24,11 @@ class GroupErrors(NamedTuple):
 def mean_squared_error(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """l_i: mean over c, h, w of (prediction - target)^2 in float32; (N, c, h, w) -> (N,)."""
     return (prediction.float() - target.float()).square().mean(dim=(1, 2, 3))
+
+
+def element_errors(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """The same per latent element: mean over c alone; (N, c, h, w) -> (N, h, w)."""
+    return (prediction.float() - target.float()).square().mean(dim=1)
 
 
 def errors_for_noise(
@@ -35,6 +40,8 @@ def errors_for_noise(
     target: str = "noise",
     chunk: int | None = None,
     policy_unet: nn.Module | None = None,
+    frozen: Sampler = adapters_disabled,
+    spatial: bool = False,
 ) -> GroupErrors:
     """Errors of the UNet with and without its adapters on the same noisy candidates.
 
@@ -49,6 +56,8 @@ def errors_for_noise(
             exactly, which differs because t_add != t_diff.
         chunk: candidates per forward pass where no gradient is kept.
         policy_unet: the UNet as wrapped for distributed training; None takes the generator's.
+        frozen: context in which the UNet is the reference.
+        spatial: one error per latent element, the mean over its channels.
     """
     shape = candidates.shape[:2]
     embeds = generator.prompt_encoder(repeat_prompts(prompts, shape[1]))
@@ -59,10 +68,11 @@ def errors_for_noise(
         eps = noise.flatten(0, 1)
         noisy = generator.scheduler.add_noise(latents, eps)
         wanted = eps if target == "noise" else generator.scheduler.target_epsilon(noisy, latents)
-        with adapters_disabled(generator.unet):
+        with frozen(generator.unet):
             plain = in_chunks(generator.predict_epsilon, chunk, noisy, embeds)
     tuned = generator.predict_epsilon(noisy, embeds, policy_unet)
-    errors = (mean_squared_error(prediction, wanted) for prediction in (tuned, plain))
+    error = element_errors if spatial else mean_squared_error
+    errors = (error(prediction, wanted) for prediction in (tuned, plain))
     return GroupErrors(*(error.unflatten(0, shape) for error in errors))
 
 
@@ -86,6 +96,8 @@ def prediction_errors(
     shared_noise: bool = False,
     chunk: int | None = None,
     policy_unet: nn.Module | None = None,
+    frozen: Sampler = adapters_disabled,
+    spatial: bool = False,
 ) -> GroupErrors:
     """`errors_for_noise` with fresh noise; `shared_noise` gives all candidates of a group the same.
 
@@ -98,7 +110,16 @@ def prediction_errors(
     noise = draw_noise((b, 1 if shared_noise else g, *shape), rng, device, dtype)
     noise = noise.expand(b, g, *shape)
     return errors_for_noise(
-        generator, candidates, prompts, noise, posterior_noise, target, chunk, policy_unet
+        generator,
+        candidates,
+        prompts,
+        noise,
+        posterior_noise,
+        target,
+        chunk,
+        policy_unet,
+        frozen,
+        spatial,
     )
 
 
@@ -109,6 +130,8 @@ def prediction_errors_from_lr(
     prompts: list[str],
     noise: torch.Tensor,
     policy_unet: nn.Module | None = None,
+    frozen: Sampler = adapters_disabled,
+    spatial: bool = False,
 ) -> GroupErrors:
     """Errors where the policy is used: from the noised LR picture, not from a noised candidate.
 
@@ -124,7 +147,7 @@ def prediction_errors_from_lr(
         lr_latents: (B, c, h, w), from `generator.encode` of the enlarged LR pictures.
         prompts: B prompts.
         noise: (B, N, c, h, w), added at t_add.
-        policy_unet: the UNet as wrapped for distributed training; None takes the generator's.
+        policy_unet, frozen, spatial: as `errors_for_noise`.
     """
     (b, g), n = candidates.shape[:2], noise.shape[1]
     scheduler = generator.scheduler
@@ -133,11 +156,12 @@ def prediction_errors_from_lr(
         noisy = scheduler.add_noise(lr_latents.repeat_interleave(n, dim=0), noise.flatten(0, 1))
         latents = generator.encode(candidates.flatten(0, 1) * 2 - 1).unflatten(0, (b, g))
         wanted = scheduler.target_epsilon(noisy.unflatten(0, (b, n))[:, :, None], latents[:, None])
-        with adapters_disabled(generator.unet):
+        with frozen(generator.unet):
             plain = generator.predict_epsilon(noisy, embeds)
     tuned = generator.predict_epsilon(noisy, embeds, policy_unet)
     errors = (
         (prediction.float().unflatten(0, (b, n))[:, :, None] - wanted).square()
         for prediction in (tuned, plain)
     )
-    return GroupErrors(*(error.mean(dim=(1, 3, 4, 5)) for error in errors))
+    dims = (1, 3) if spatial else (1, 3, 4, 5)
+    return GroupErrors(*(error.mean(dim=dims) for error in errors))

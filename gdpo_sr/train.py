@@ -15,8 +15,9 @@ from gdpo_sr.config.load import dump_options, load_options
 from gdpo_sr.config.paths import ExperimentPaths
 from gdpo_sr.config.schema import Options
 from gdpo_sr.models import MODELS
-from gdpo_sr.models.base_model import LATEST, BaseModel
+from gdpo_sr.models.base_model import BaseModel
 from gdpo_sr.models.comparison import Comparison, comparison_table
+from gdpo_sr.types import OptionError
 from gdpo_sr.utils.logger import get_logger
 
 STOPPED = 130
@@ -92,6 +93,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     arguments = parse_arguments(argv)
     options = load_options(arguments.opt, arguments.force_yml)
+    if arguments.control and options.model_type != "GDPOModel":
+        raise OptionError(
+            f"--control permutes advantages, which {options.model_type} does not have: remove it"
+        )
     if arguments.dry_run:
         print(dump_options(options), end="")
         return 0
@@ -115,8 +120,9 @@ def print_result(options: Options, model: BaseModel, control: Comparison | None)
     """The table of base against result, and where to find what was made (main process only)."""
     comparison = model.last_comparison
     count = len(comparison.pictures)
-    print(f"\n{options.name}: base against GDPO on {count} validation pictures, same noise, paired")
-    print(comparison_table(comparison, control))
+    result = model.result_name
+    print(f"\n{options.name}: base against {result} on {count} pictures, same noise, paired")
+    print(comparison_table(comparison, control, result, model.fitted_label))
     if options.val.save_img:
         print(f"\nside by side: {model.side_by_side_path}")
-    print(f"LoRA:         {model.paths.models / LATEST}")
+    print(f"model:        {model.paths.models / model.latest}")

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from gdpo_sr.config.problems import describe_problems
-from gdpo_sr.config.schema import Options
+from gdpo_sr.config.schema import STAGES, Options
 from gdpo_sr.config.yaml_file import dump_yaml, parse_yaml, read_yaml
 from gdpo_sr.types import OptionError
 
@@ -29,14 +29,25 @@ def load_options(path: str | Path, overrides: Sequence[str] = ()) -> Options:
     values = read_yaml(path)
     forced = [_apply_override(values, item) for item in overrides]
     _resolve_data_folders(values, Path(path))
+    _resolve_user_modules(values, Path(path))
 
     def source(location: tuple) -> str:
         return "--force_yml" if any(location[: len(key)] == key for key in forced) else str(path)
 
+    stage = _stage(values, source(("model_type",)))
     try:
-        return Options.model_validate(values)
+        return stage.model_validate(values)
     except ValidationError as error:
-        raise OptionError("\n".join(describe_problems(error, Options, source))) from error
+        raise OptionError("\n".join(describe_problems(error, stage, source))) from error
+
+
+def _stage(values: dict[Any, Any], source: str) -> type[Options]:
+    """Options of the stage that `model_type` names; stage 2 where it is missing."""
+    name = values.get("model_type", "GDPOModel")
+    if not isinstance(name, str) or name not in STAGES:
+        known = " or ".join(map(repr, STAGES))
+        raise OptionError(f"{source}: model_type = {name!r}: must be {known}")
+    return STAGES[name]
 
 
 def dump_options(options: Options) -> str:
@@ -69,6 +80,19 @@ def _resolve_data_folders(values: dict[Any, Any], options_file: Path) -> None:
         for key in ("dataroot_gt", "dataroot_lq"):
             if isinstance(section, dict) and isinstance(section.get(key), str) and section[key]:
                 section[key] = str(resolve_folder(section[key], options_file))
+
+
+def _resolve_user_modules(values: dict[Any, Any], options_file: Path) -> None:
+    """Rewards' files as absolute paths: from the working directory, or beside the options file."""
+    section: Any = values
+    for key in ("train", "reward"):
+        section = section.get(key) if isinstance(section, dict) else None
+    modules = section.get("user_modules") if isinstance(section, dict) else None
+    for index, name in enumerate(modules if isinstance(modules, list) else []):
+        for root in (Path.cwd(), options_file.resolve().parent):
+            if isinstance(name, str) and name.endswith(".py") and (root / name).is_file():
+                modules[index] = str((root / name).resolve())
+                break
 
 
 def _apply_override(values: dict[Any, Any], item: str) -> tuple[str, ...]:

@@ -8,11 +8,11 @@ import typing
 from collections.abc import Callable, Iterator
 from types import UnionType
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Tag, ValidationError
 
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = 60
-_SECTION_ERRORS = ("model_type", "model_attributes_type", "dict_type")
+_SECTION_ERRORS = ("model_type", "model_attributes_type", "dict_type", "union_tag_not_found")
 
 
 def describe_problems(
@@ -28,13 +28,15 @@ def describe_problems(
     for item in error.errors(include_url=False):
         location = item["loc"]
         for line in _lines(item, location, root):
-            yield f"{source(location)}: {line}"
+            yield f"{source(_written(location, root))}: {line}"
 
 
 def _lines(item: typing.Any, location: tuple, root: type[BaseModel]) -> list[str]:
-    key = ".".join(map(str, location))
+    key = ".".join(map(str, _written(location, root)))
     if item["type"] == "extra_forbidden":
         return [f"{key} = {_REPR.repr(item['input'])}: unknown key; {suggest(location, root)}"]
+    if item["type"] == "union_tag_invalid":
+        return [_unknown_type(key, item["ctx"])]
     if item["type"] == "missing":
         return [f"{key} is missing{_meaning(location, root)}"]
     if item["type"] in _SECTION_ERRORS:
@@ -45,13 +47,22 @@ def _lines(item: typing.Any, location: tuple, root: type[BaseModel]) -> list[str
     return [f"{key} = {_REPR.repr(item['input'])}: {message}{_meaning(location, root)}"]
 
 
+def _unknown_type(key: str, context: dict[str, str]) -> str:
+    known = [name.strip("'") for name in context["expected_tags"].split(", ")]
+    close = difflib.get_close_matches(context["tag"].lower(), known, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{key}.type = {context['tag']!r}: {hint}known: {', '.join(known)}"
+
+
 def suggest(location: tuple, root: type[BaseModel]) -> str:
     """Where an unknown key belongs, or the closest valid keys beside it."""
-    *parents, wrong = map(str, location)
-    level = _model_at(tuple(parents), root)
+    *parents, wrong = map(str, _written(location, root))
+    level = _model_at(location[:-1], root)
     fields = list(level.model_fields) if level else []
-    tree = list(_all_keys(root))
+    tree = list(dict.fromkeys(_all_keys(root)))
     hints = []
+    if ".".join([*parents, wrong]) in tree:
+        return f"type {location[-2]} does not take it, its keys are {', '.join(fields)}"
     if elsewhere := _ending_in(wrong.lower(), tree):
         hints.append(f"it belongs to {_either(elsewhere)}")
     if close := difflib.get_close_matches(wrong.lower(), fields, n=1):
@@ -83,6 +94,9 @@ def _model_at(location: tuple, root: type[BaseModel]) -> type[BaseModel] | None:
     """Model whose fields are the valid keys at `location`; None below a plain value."""
     kind: typing.Any = root
     for key in location:
+        if members := _members(kind):
+            kind = members.get(key)
+            continue
         if typing.get_origin(kind) is dict:
             kind = typing.get_args(kind)[1]
             continue
@@ -93,6 +107,31 @@ def _model_at(location: tuple, root: type[BaseModel]) -> type[BaseModel] | None:
     return kind if _is_model(kind) else None
 
 
+def _members(kind: typing.Any) -> dict[str, typing.Any]:
+    """Kinds of a union that are told apart by a tag, by tag; empty for any other kind."""
+    members = {}
+    for arg in typing.get_args(kind):
+        for note in getattr(arg, "__metadata__", ()):
+            if isinstance(note, Tag):
+                members[note.tag] = typing.get_args(arg)[0]
+    return members
+
+
+def _written(location: tuple, root: type[BaseModel]) -> tuple:
+    """`location` as a file writes it: without the tags that pydantic puts in for unions."""
+    return tuple(
+        key
+        for position, key in enumerate(location)
+        if not (position and _is_tag(location[:position], key, root))
+    )
+
+
+def _is_tag(parents: tuple, key: object, root: type[BaseModel]) -> bool:
+    level = _model_at(parents[:-1], root)
+    field = level.model_fields.get(str(parents[-1])) if level else None
+    return field is not None and key in _members(field.annotation)
+
+
 def _all_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Dotted names of all keys below `model`; `<name>` stands for a name of the user's choice."""
     for name, field in model.model_fields.items():
@@ -100,12 +139,12 @@ def _all_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
         yield prefix + name
         if typing.get_origin(kind) is dict and _is_model(typing.get_args(kind)[1]):
             yield from _all_keys(typing.get_args(kind)[1], f"{prefix}{name}.<name>.")
-        elif _is_model(kind):
-            yield from _all_keys(kind, f"{prefix}{name}.")
+        for part in filter(_is_model, [*_members(field.annotation).values(), kind]):
+            yield from _all_keys(part, f"{prefix}{name}.")
 
 
 def _without_none(kind: typing.Any) -> typing.Any:
-    if typing.get_origin(kind) in (UnionType, typing.Union):
+    if typing.get_origin(kind) in (UnionType, typing.Union) and not _members(kind):
         return next(arg for arg in typing.get_args(kind) if arg is not type(None))
     return kind
 

@@ -9,7 +9,9 @@ from pydantic import Field, field_validator, model_validator
 
 from gdpo_sr.config.base import OptionGroup, raise_problems
 from gdpo_sr.config.data_options import DatasetOptions
-from gdpo_sr.config.train_options import MetricOptions, TrainOptions
+from gdpo_sr.config.run_options import MetricOptions, RunOptions
+from gdpo_sr.config.stage1_options import ScoreNetworkOptions, Stage1TrainOptions
+from gdpo_sr.config.train_options import TrainOptions
 
 
 class NetworkOptions(OptionGroup):
@@ -37,8 +39,10 @@ class NetworkOptions(OptionGroup):
 
     @model_validator(mode="after")
     def _revision_of_hub_id(self) -> NetworkOptions:
-        if self.base == "mini" and self.revision is not None:
-            raise ValueError(f"revision = {self.revision!r}: base mini has none; remove revision")
+        if self.base in ("mini", "mini-diffusion") and self.revision is not None:
+            raise ValueError(
+                f"revision = {self.revision!r}: base {self.base} has none; remove revision"
+            )
         return self
 
 
@@ -81,14 +85,12 @@ class LoggerOptions(OptionGroup):
 
 
 class Options(OptionGroup):
-    """An options file of gdpo_sr."""
+    """What the options files of all stages hold; `model_type` says which of them a file is for."""
 
     name: str = Field(
         min_length=1, max_length=100, description="Name of the run and of its folder; no slashes."
     )
-    model_type: Literal["GDPOModel"] = Field(
-        "GDPOModel", description="Trainer by its registered name; GDPOModel: stage 2."
-    )
+    model_type: str = Field(description="Trainer by its registered name.")
     scale: int = Field(4, ge=1, le=8, description="Enlargement of the LR image.")
     manual_seed: int = Field(0, ge=0, lt=2**31, description="Seed of everything random in a run.")
     num_threads: int | None = Field(
@@ -99,7 +101,7 @@ class Options(OptionGroup):
         default_factory=NetworkOptions, description="The generator that is tuned."
     )
     path: PathOptions = Field(default_factory=PathOptions, description="Folders and start states.")
-    train: TrainOptions = Field(description="The optimization.")
+    train: RunOptions = Field(description="The optimization.")
     val: ValOptions = Field(default_factory=ValOptions, description="Validation.")
     logger: LoggerOptions = Field(default_factory=LoggerOptions, description="Logs, checkpoints.")
 
@@ -116,15 +118,6 @@ class Options(OptionGroup):
         return self
 
     def _problems(self) -> Iterator[str]:
-        yield from self._size_problems()
-        rewarded = {**self.train.reward.fidelity, **self.train.reward.perception}
-        for name in sorted(self.val.metrics.keys() & rewarded.keys()):
-            yield (
-                f"val.metrics.{name} is also a reward, so it is not held out: remove it "
-                "(validation reports every reward anyway) or rename it"
-            )
-
-    def _size_problems(self) -> Iterator[str]:
         sizes = {"train": self.datasets.train.gt_size, "val": self.datasets.val.gt_size}
         for part, size in sizes.items():
             if size is not None and size % self.scale:
@@ -133,3 +126,46 @@ class Options(OptionGroup):
                     f"datasets.{part}.gt_size = {size} must be a multiple of scale = {self.scale}: "
                     f"use {larger}"
                 )
+
+
+class GDPOOptions(Options):
+    """An options file of stage 2."""
+
+    model_type: Literal["GDPOModel"] = Field("GDPOModel", description="GDPOModel: stage 2.")
+    train: TrainOptions = Field(description="The optimization.")
+
+    def _problems(self) -> Iterator[str]:
+        yield from super()._problems()
+        rewarded = {**self.train.reward.fidelity, **self.train.reward.perception}
+        for name in sorted(self.val.metrics.keys() & rewarded.keys()):
+            yield (
+                f"val.metrics.{name} is also a reward, so it is not held out: remove it "
+                "(validation reports every reward anyway) or rename it"
+            )
+
+
+class NAOSDOptions(Options):
+    """An options file of stage 1."""
+
+    model_type: Literal["NAOSDModel"] = Field(description="NAOSDModel: stage 1.")
+    network_score: ScoreNetworkOptions = Field(
+        default_factory=ScoreNetworkOptions, description="The diffusion model that VSD distils."
+    )
+    train: Stage1TrainOptions = Field(
+        default_factory=Stage1TrainOptions, description="The optimization."
+    )
+
+    def _problems(self) -> Iterator[str]:
+        yield from super()._problems()
+        trained = {"psnr_y", *self.train.losses.perceptual}
+        for name in sorted(self.val.metrics.keys() & trained):
+            yield f"val.metrics.{name} is reported by validation anyway: remove it or rename it"
+        if self.train.generator == "full" and self.path.pretrain_lora is not None:
+            yield (
+                f"path.pretrain_lora = {self.path.pretrain_lora!r}: train.generator full has no "
+                "adapters; merge them and give the merged folder as network_g.base"
+            )
+
+
+STAGES: dict[str, type[Options]] = {"GDPOModel": GDPOOptions, "NAOSDModel": NAOSDOptions}
+"""Options by `model_type`."""

@@ -10,14 +10,34 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from pydantic.json_schema import models_json_schema
 
 from gdpo_sr.config.paths import write_text
-from gdpo_sr.config.schema import Options
+from gdpo_sr.config.schema import GDPOOptions, NAOSDOptions
+
+
+def schema() -> dict[str, Any]:
+    """One schema of all stages: `model_type` decides which of them a file must follow."""
+    stages = [(NAOSDOptions, "validation"), (GDPOOptions, "validation")]
+    references, definitions = models_json_schema(stages)
+    stage1, stage2 = (references[stage] for stage in stages)
+    return {
+        "title": "gdpo_sr options",
+        "if": {
+            "properties": {"model_type": {"const": "NAOSDModel"}},
+            "required": ["model_type"],
+        },
+        "then": stage1,
+        "else": stage2,
+        **definitions,
+    }
 
 
 def schema_text() -> str:
     """The schema as JSON text, with a line feed at its end."""
-    return json.dumps(Options.model_json_schema(), indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

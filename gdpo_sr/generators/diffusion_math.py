@@ -46,3 +46,8 @@ def epsilon_for_x0(noisy: torch.Tensor, x0: torch.Tensor, alpha_bar: AlphaBar) -
 def epsilon_from_v(noisy: torch.Tensor, v: torch.Tensor, alpha_bar: AlphaBar) -> torch.Tensor:
     """Noise prediction of a network that predicts v = sqrt(abar) eps - sqrt(1 - abar) z_0."""
     return alpha_bar**0.5 * v + (1 - alpha_bar) ** 0.5 * noisy
+
+
+def velocity(latents: torch.Tensor, noise: torch.Tensor, alpha_bar: AlphaBar) -> torch.Tensor:
+    """What a network of type v_prediction predicts: v = sqrt(abar) eps - sqrt(1 - abar) z_0."""
+    return alpha_bar**0.5 * noise - (1 - alpha_bar) ** 0.5 * latents

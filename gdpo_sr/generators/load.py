@@ -14,14 +14,15 @@ from safetensors import SafetensorError
 from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging
 
+from gdpo_sr.generators.lapped_autoencoder import LappedAutoencoder
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
-from gdpo_sr.generators.patch_autoencoder import PatchAutoencoder
 from gdpo_sr.generators.prompts import PromptEncoder
 from gdpo_sr.schedulers.one_step import OneStepScheduler
 from gdpo_sr.types import CheckpointError
 
-EMBEDDED = {"mini": Path(__file__).parent.parent / "assets" / "mini"}
-_AUTOENCODERS = {"AutoencoderKL": AutoencoderKL, "PatchAutoencoder": PatchAutoencoder}
+_ASSETS = Path(__file__).parent.parent / "assets"
+EMBEDDED = {name: _ASSETS / name for name in ("mini", "mini-diffusion")}
+_AUTOENCODERS = {"AutoencoderKL": AutoencoderKL, "LappedAutoencoder": LappedAutoencoder}
 _PARTS = {
     "unet": ("config.json",),
     "vae": ("config.json",),
@@ -88,7 +89,7 @@ def _load_part(cls: Any, folder: Path, **options: Any) -> torch.nn.Module:
     Raises:
         CheckpointError: weights are missing.
     """
-    with _no_progress_bar():
+    with no_progress_bar():
         network, report = cls.from_pretrained(
             folder, use_safetensors=True, output_loading_info=True, **options
         )
@@ -102,7 +103,7 @@ def _load_part(cls: Any, folder: Path, **options: Any) -> torch.nn.Module:
 
 
 @contextmanager
-def _no_progress_bar() -> Iterator[None]:
+def no_progress_bar() -> Iterator[None]:
     """Keep the library's bar, one per text encoder, out of the commands' output."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()

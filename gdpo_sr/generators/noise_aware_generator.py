@@ -73,7 +73,11 @@ class NoiseAwareGenerator(nn.Module):
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Pictures (N, 3, H, W), clamped to [-1, 1], of scaled latents (N, c, h, w)."""
-        return self.vae.decode(latents / self.vae.config.scaling_factor).sample.clamp(-1, 1)
+        return self.decode_unclamped(latents).clamp(-1, 1)
+
+    def decode_unclamped(self, latents: torch.Tensor) -> torch.Tensor:
+        """What the decoder gives; values outside [-1, 1] keep their gradient."""
+        return self.vae.decode(latents / self.vae.config.scaling_factor).sample
 
     def predict_epsilon(
         self, noisy: torch.Tensor, prompt_embeds: torch.Tensor, unet: nn.Module | None = None

@@ -5,9 +5,23 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 
+from gdpo_sr.losses.preference import preference_loss
 from gdpo_sr.types import LossOutput
+
+
+def pair_margin(
+    policy_error: torch.Tensor, reference_error: torch.Tensor, advantages: torch.Tensor
+) -> torch.Tensor:
+    """(l_w - lref_w) - (l_l - lref_l) of best and worst candidate, 0 for a group that ties; (B,).
+
+    Arguments as `diffusion_dpo_loss`.
+    """
+    change = policy_error - reference_error
+    winner = advantages.argmax(-1, keepdim=True)
+    loser = advantages.argmin(-1, keepdim=True)
+    pair = (winner != loser).squeeze(-1)
+    return (change.gather(-1, winner) - change.gather(-1, loser)).squeeze(-1) * pair
 
 
 def diffusion_dpo_loss(
@@ -20,25 +34,12 @@ def diffusion_dpo_loss(
 
     Args:
         policy_error, reference_error: (B, G) mean squared prediction errors on the same noisy
-            latents; the noise of winner and
-            loser must be the same.
+            latents; the noise of winner and loser must be the same.
         advantages: (B, G); the largest names the winner w, the smallest the loser l. A group that
-            ties has no pair and adds
-            no gradient.
+            ties has no pair and adds no gradient.
         beta: strength of the preference.
 
     Returns:
         scalar loss; logs: `logit`, `logit_abs`, `won`.
     """
-    change = policy_error - reference_error
-    winner = advantages.argmax(-1, keepdim=True)
-    loser = advantages.argmin(-1, keepdim=True)
-    pair = (winner != loser).squeeze(-1)
-    margin = (change.gather(-1, winner) - change.gather(-1, loser)).squeeze(-1) * pair
-    logit = -0.5 * beta * margin
-    logs = {
-        "logit": logit.detach().mean(),
-        "logit_abs": logit.detach().abs().mean(),
-        "won": (logit.detach() > 0).float().mean(),
-    }
-    return LossOutput(-F.logsigmoid(logit).mean(), logs)
+    return preference_loss(pair_margin(policy_error, reference_error, advantages), beta)

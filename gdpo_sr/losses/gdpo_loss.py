@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 
+from gdpo_sr.losses.preference import preference_loss
 from gdpo_sr.types import LossOutput
 
 
@@ -13,8 +13,12 @@ def preference_margin(
 ) -> torch.Tensor:
     """S = sum_i A_i (l_i - lref_i) per image: negative when the policy moved towards the better
     candidates; (B,).
+
+    Arguments are (B, G), or all of them (B, G, h, w): then A_i l_i is the mean over the latent
+    elements of their product, each element with the advantage of its region.
     """
-    return (advantages * (policy_error - reference_error)).sum(-1)
+    change = advantages * (policy_error - reference_error)
+    return change.flatten(2).mean(-1).sum(-1) if change.ndim > 2 else change.sum(-1)
 
 
 def gdpo_loss(
@@ -26,7 +30,8 @@ def gdpo_loss(
     """mean_B[-log sigmoid(-omega / 2 * S)].
 
     Args:
-        policy_error: l (B, G), mean squared prediction error of the policy per candidate.
+        policy_error: l (B, G), mean squared prediction error of the policy per candidate; or
+            (B, G, h, w) per latent element, as the other two then.
         reference_error: lref (B, G), of the reference on the same noisy latents.
         advantages: A (B, G), mean 0 per row; a row of zeros adds a constant ln 2 and no gradient.
         omega: strength of the preference; depends on the size of the errors (5000 in the paper).
@@ -35,17 +40,7 @@ def gdpo_loss(
         scalar loss; logs: `logit` (mean of -omega/2 S), `logit_abs`, `won` (share of groups with S
         < 0).
     """
-    margin = preference_margin(policy_error, reference_error, advantages)
-    logit = -0.5 * omega * margin
-    return LossOutput(-F.logsigmoid(logit).mean(), _logs(logit.detach()))
-
-
-def _logs(logit: torch.Tensor) -> dict[str, torch.Tensor]:
-    return {
-        "logit": logit.mean(),
-        "logit_abs": logit.abs().mean(),
-        "won": (logit > 0).float().mean(),
-    }
+    return preference_loss(preference_margin(policy_error, reference_error, advantages), omega)
 
 
 def group_gradient_scale(margin: torch.Tensor, omega: float = 5000.0) -> torch.Tensor:

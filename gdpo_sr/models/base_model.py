@@ -6,9 +6,13 @@ trained is a subclass's matter.
 
 from __future__ import annotations
 
+import json
 import math
+import time
 from abc import ABC, abstractmethod
-from contextlib import nullcontext
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,38 +22,57 @@ from accelerate.utils import gather_object
 from torch import nn
 from tqdm import tqdm
 
-from gdpo_sr.config.paths import ExperimentPaths
+from gdpo_sr.config.paths import ExperimentPaths, write_text
 from gdpo_sr.config.schema import Options
 from gdpo_sr.data.loader import make_loader
+from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
 from gdpo_sr.models.build_data import build_degradation, build_training_set
-from gdpo_sr.models.comparison import Comparison
+from gdpo_sr.models.comparison import Comparison, mean
+from gdpo_sr.models.gradient_average import average_gradients, share_from_main
 from gdpo_sr.models.learning_rate import learning_rate_factor
 from gdpo_sr.models.parameter_average import ParameterAverage
 from gdpo_sr.models.random_sources import RandomSources
+from gdpo_sr.models.reference import without_dropout
+from gdpo_sr.models.side_network import build_optimizer
 from gdpo_sr.models.stop_signal import StopSignal
 from gdpo_sr.models.training_state import check_state, load_state, save_state, saved_states
+from gdpo_sr.models.validation import PairedValidation
 from gdpo_sr.types import LossOutput, SRBatch
 from gdpo_sr.utils.logger import ScalarLog, get_logger
+from gdpo_sr.utils.panels import captioned, write_side_by_side
 
 LATEST = "lora_latest"
-"""Name, under `models/`, of what the newest checkpoint trained."""
+"""Name, under `models/`, of the adapters of the newest checkpoint."""
 
 
 class BaseModel(ABC):
     """One training run.
 
-    A subclass builds its networks in `build` (returning the trained parameters by name and the
-    module to wrap for distributed
-    training) and provides `compute_loss`, `validate` and `save_model`.
+    A subclass builds its networks in `build`, which sets `generator` and `validation`, and provides
+    `compute_loss` and `save_model`.
 
     Args:
         options: checked options.
         paths: folders of the run; nothing is written before `open_logs` and `fit`.
         accelerator: owner of devices, precision and processes.
+
+    Attributes:
+        random_names: sources of randomness of the stage.
+        result_name: what the trained generator is called in tables and pictures.
+        fitted_label: what is said of a metric that training looks at.
+        latest: name, under `models/`, of what the newest checkpoint wrote for users.
+        generator: the network that is trained.
+        validation: compares it with its base.
+        seconds: time spent in parts of the last update.
     """
 
     random_names: tuple[str, ...] = ("degradation",)
+    result_name = ""
+    fitted_label = "trained"
     default_prompt = ""
+    latest = LATEST
+    generator: NoiseAwareGenerator
+    validation: PairedValidation
 
     def __init__(self, options: Options, paths: ExperimentPaths, accelerator: Accelerator) -> None:
         self.options, self.paths, self.accelerator = options, paths, accelerator
@@ -59,11 +82,17 @@ class BaseModel(ABC):
         torch.manual_seed(options.manual_seed)
         self.iteration = 0
         self.skipped_updates = 0
+        self.stop_early = False
         self.last_comparison: Comparison | None = None
+        self.seconds: dict[str, float] = defaultdict(float)
         network, self.trained = self.build()
         parameters = list(self.trained.values())
-        self.optimizer = self._build_optimizer(parameters)
-        self.network, self.optimizer = accelerator.prepare(network, self.optimizer)
+        optimizer = build_optimizer(parameters, options.train.optim_g)
+        if network is None:
+            share_from_main(parameters, accelerator)
+            self.network, self.optimizer = None, accelerator.prepare(optimizer)
+        else:
+            self.network, self.optimizer = accelerator.prepare(network, optimizer)
         self.schedule = self._build_schedule()
         self.average = ParameterAverage(parameters, options.train.ema_decay)
         self.dataset = build_training_set(options)
@@ -73,47 +102,67 @@ class BaseModel(ABC):
     # What a stage provides -------------------------------------------------------------------
 
     @abstractmethod
-    def build(self) -> tuple[nn.Module, dict[str, nn.Parameter]]:
-        """The network that is optimized and its trained parameters by name."""
+    def build(self) -> tuple[nn.Module | None, dict[str, nn.Parameter]]:
+        """The module to wrap for distributed training, and the trained parameters by name.
+
+        Without a module, gradients are averaged over processes here.
+        """
 
     @abstractmethod
-    def compute_loss(self, batch: SRBatch) -> LossOutput:
-        """Loss of one batch, with a graph, and what to log."""
-
-    @abstractmethod
-    def validate(self) -> None:
-        """Measure, report and keep the figures of the current weights."""
-
-    @property
-    @abstractmethod
-    def side_by_side_path(self) -> Path:
-        """Picture of the last validation."""
+    def compute_loss(self, item: Any) -> LossOutput:
+        """Loss of one item of `prepare_update`, with a graph, and what to log."""
 
     @abstractmethod
     def save_model(self, name: str) -> None:
         """Write what users load, as `models/<name>`."""
 
+    # What a stage may provide ----------------------------------------------------------------
+
+    def prepare_update(self, batches: list[SRBatch]) -> list[Any]:
+        """What `compute_loss` gets for each of the `accumulation` batches of one update."""
+        return list(batches)
+
+    def train_beside(self, count: int) -> dict[str, torch.Tensor]:
+        """Backward pass of a second network on the batch of the last `compute_loss`.
+
+        `count` batches make an update. Returns what to log.
+        """
+        return {}
+
+    def step_beside(self) -> dict[str, float]:
+        """Update the second network at the end of an update. Returns what to log."""
+        return {}
+
+    @property
+    def beside(self) -> dict[str, nn.Parameter]:
+        """Trained parameters of the second network, by name; saved with the run."""
+        return {}
+
+    def after_update(self) -> None:  # noqa: B027, a stage may leave it out
+        """Called after every optimizer update, `iteration` counting it."""
+
+    def extra_state(self) -> dict[str, Any]:
+        """What a checkpoint must hold besides weights, optimizer, schedule and randomness."""
+        return {}
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:  # noqa: B027
+        """Restore what `extra_state` returned."""
+
     # Construction ----------------------------------------------------------------------------
 
-    def _build_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        o = self.options.train.optim_g
-        return torch.optim.AdamW(
-            parameters, lr=o.lr, betas=o.betas, weight_decay=o.weight_decay, eps=o.eps
-        )
-
     def _build_schedule(self) -> torch.optim.lr_scheduler.LambdaLR:
+        return torch.optim.lr_scheduler.LambdaLR(self.optimizer, self.learning_rate_factor)
+
+    def learning_rate_factor(self, step: int) -> float:
+        """Learning rate at a step, relative to the full one."""
         train = self.options.train
-
-        def factor(step: int) -> float:
-            return learning_rate_factor(
-                step,
-                train.total_iter,
-                train.scheduler.warmup_iter,
-                train.scheduler.type,
-                train.scheduler.eta_min / train.optim_g.lr,
-            )
-
-        return torch.optim.lr_scheduler.LambdaLR(self.optimizer, factor)
+        return learning_rate_factor(
+            step,
+            train.total_iter,
+            train.scheduler.warmup_iter,
+            train.scheduler.type,
+            train.scheduler.eta_min / train.optim_g.lr,
+        )
 
     # Loop ------------------------------------------------------------------------------------
 
@@ -165,12 +214,15 @@ class BaseModel(ABC):
             disable=not (o.logger.show_progress and self.accelerator.is_main_process),
         )
         with StopSignal() as stop, bar:
-            while self.iteration < o.train.total_iter:
+            while self.iteration < o.train.total_iter and not self.stop_early:
                 logs = self._update(batches)
                 self._report(logs, bar)
                 done = self.iteration == o.train.total_iter
                 if o.val.val_freq and self.iteration % o.val.val_freq == 0 and not done:
                     self.validate()
+                    if self.stop_early:
+                        self.save_checkpoint()
+                        return True
                 if self.iteration % o.logger.save_checkpoint_freq == 0 or done or stop.requested:
                     self.save_checkpoint()
                 if stop.requested and not done:
@@ -183,28 +235,52 @@ class BaseModel(ABC):
 
     def _update(self, batches: Any) -> dict[str, float]:
         """One optimizer update over `accumulation` batches; mean logs."""
+        self.seconds.clear()
         count = self.options.train.accumulation
         logs: list[dict[str, float]] = []
-        for index in range(count):
-            batch = self.to_batch(next(batches))
-            last = index == count - 1
-            with nullcontext() if last else self.accelerator.no_sync(self.network):
-                with self.accelerator.autocast():
-                    output = self.compute_loss(batch)
-                self.accelerator.backward(output.loss / count)
-            values = {"loss": output.loss.detach(), **output.logs}
+        with self.timed("data"):
+            drawn = [self.to_batch(next(batches)) for _ in range(count)]
+        with self.accelerator.autocast():
+            items = self.prepare_update(drawn)
+        for index, item in enumerate(items):
+            output = self._backward(item, count, last=index == count - 1)
+            values = {"loss": output.loss.detach(), **output.logs, **self.train_beside(count)}
             logs.append({name: float(value) for name, value in values.items()})
         merged = {name: _finite_mean([entry[name] for entry in logs]) for name in logs[0]}
-        merged["gradient_norm"] = self._apply_gradients()
+        with self.timed("step"):
+            merged["gradient_norm"] = self._apply_gradients()
+            merged.update(self.step_beside())
+        merged.update({f"seconds_{part}": seconds for part, seconds in self.seconds.items()})
         merged["lr"] = self.schedule.get_last_lr()[0]
         merged["skipped_updates"] = float(self.skipped_updates)
         self.iteration += 1
+        self.after_update()
         return merged
+
+    def _backward(self, item: Any, count: int, last: bool) -> LossOutput:
+        """Loss and gradient of one of `count` items."""
+        unsynchronized = self.network is not None and not last
+        with self.accelerator.no_sync(self.network) if unsynchronized else nullcontext():
+            with self.accelerator.autocast():
+                output = self.compute_loss(item)
+            with self.timed("backward"):
+                self.accelerator.backward(output.loss / count)
+        return output
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Add the time inside to `seconds[part]`."""
+        start = time.perf_counter()
+        yield
+        self.seconds[part] += time.perf_counter() - start
 
     def _apply_gradients(self) -> float:
         """Clip, step, average; an update with a non-finite gradient is skipped and counted."""
+        parameters = list(self.trained.values())
+        if self.network is None:
+            average_gradients(parameters, self.accelerator)
         limit = self.options.train.grad_clip or math.inf
-        norm = self.accelerator.clip_grad_norm_(list(self.trained.values()), limit)
+        norm = self.accelerator.clip_grad_norm_(parameters, limit)
         value = float(norm) if norm is not None else math.nan
         if math.isfinite(value) or self.accelerator.scaler is not None:
             self.optimizer.step()
@@ -228,7 +304,67 @@ class BaseModel(ABC):
         """What the progress bar shows behind rate and time left."""
         return f"loss {logs['loss']:.4f}"
 
+    # Validation ------------------------------------------------------------------------------
+
+    def validate(self) -> None:
+        """Trained generator against base, same pictures, same noise: log, TensorBoard,
+        `validation_*.json`, pictures.
+        """
+        if not self.accelerator.is_main_process:
+            return
+        with self.average.applied(), without_dropout(self.generator):
+            comparison, pictures = self.validation.run(self.iteration)
+        self.last_comparison = comparison
+        for row in comparison.metrics:
+            self.logger.info(
+                "validation %d: %s base %.4f %s %.4f change %+.4f, better on %d of %d",
+                self.iteration,
+                row.name,
+                mean(row.base),
+                self.result_name,
+                mean(row.policy),
+                mean(row.changes()),
+                row.improved(),
+                len(row.changes()),
+            )
+        if self.scalars is not None:
+            values = {f"val/{r.name}": mean(r.policy) for r in comparison.metrics}
+            changes = {f"val_change/{r.name}": mean(r.changes()) for r in comparison.metrics}
+            self.scalars.add_scalars({**values, **changes}, self.iteration)
+        self._keep(comparison, pictures, self.judge(comparison, pictures))
+
+    def judge(
+        self, comparison: Comparison, pictures: list[dict[str, torch.Tensor]]
+    ) -> dict[str, Any]:
+        """Act on a validation (main process only). Returns what is kept beside its figures."""
+        return {}
+
+    def _keep(
+        self,
+        comparison: Comparison,
+        pictures: list[dict[str, torch.Tensor]],
+        verdict: dict[str, Any],
+    ) -> None:
+        figures = json.dumps({**comparison.to_json(), **verdict}, indent=1)
+        write_text(self.paths.folder / f"validation_{self.iteration:07d}.json", figures)
+        titles = {"lr": "LR (bicubic)", "base": "base", "policy": self.result_name, "hr": "HR"}
+        rows = [{titles[key]: image for key, image in row.items()} for row in pictures]
+        if self.scalars is not None:
+            for name, row in zip(comparison.pictures, rows, strict=True):
+                self.scalars.add_image(f"val/{name}", captioned(row), self.iteration)
+        if self.options.val.save_img:
+            write_side_by_side(self.side_by_side_path, rows)
+
+    @property
+    def side_by_side_path(self) -> Path:
+        """PNG of LR, base, result and HR of every validation picture at the current iteration."""
+        return self.paths.visualization / f"side_by_side_{self.iteration:07d}.png"
+
     # Checkpoints -----------------------------------------------------------------------------
+
+    @property
+    def _saved(self) -> dict[str, nn.Parameter]:
+        return {**self.trained, **self.beside}
 
     def save_checkpoint(self) -> None:
         """Everything the run needs to go on, then the model that users load."""
@@ -239,17 +375,18 @@ class BaseModel(ABC):
                 "iteration": self.iteration,
                 "skipped_updates": self.skipped_updates,
                 "draws": self.iteration * self.draws_per_update,
-                "trained": {name: p.detach().cpu() for name, p in self.trained.items()},
+                "trained": {name: p.detach().cpu() for name, p in self._saved.items()},
                 "optimizer": self.optimizer.state_dict(),
                 "schedule": self.schedule.state_dict(),
                 "average": self.average.state_dict(),
                 "scaler": scaler.state_dict() if scaler is not None else {},
                 "random": random,
+                "extra": self.extra_state(),
             }
             keep = self.options.logger.keep_checkpoints
             save_state(self.paths.training_states, self.iteration, state, keep)
             with self.average.applied():
-                self.save_model(LATEST)
+                self.save_model(self.latest)
         self.accelerator.wait_for_everyone()
 
     def resume(self) -> bool:
@@ -269,10 +406,10 @@ class BaseModel(ABC):
         return True
 
     def _load_state(self, state: dict[str, Any], source: str) -> None:
-        shapes = {name: p.shape for name, p in self.trained.items()}
+        shapes = {name: p.shape for name, p in self._saved.items()}
         check_state(state, source, shapes, self.world, self.draws_per_update)
         with torch.no_grad():
-            for name, parameter in self.trained.items():
+            for name, parameter in self._saved.items():
                 parameter.copy_(state["trained"][name])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
@@ -280,6 +417,7 @@ class BaseModel(ABC):
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.random.load_state_dict(state["random"][self.rank])
+        self.load_extra_state(state.get("extra", {}))
         self.iteration, self.skipped_updates = state["iteration"], state["skipped_updates"]
 
     def close(self) -> None:

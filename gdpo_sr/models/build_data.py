@@ -1,19 +1,30 @@
-"""Data sets, degradation and rewards from options: the place where option groups end."""
+"""Generator, data sets and metrics from options: the place where their option groups end."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch.utils.data import Dataset
 
-from gdpo_sr.config.schema import Options
+from gdpo_sr.config.run_options import MetricOptions
+from gdpo_sr.config.schema import NetworkOptions, Options
 from gdpo_sr.data.degradations import RealESRGANDegradation
 from gdpo_sr.data.online_dataset import OnlineDataset
 from gdpo_sr.data.paired_dataset import PairedDataset
 from gdpo_sr.data.validation import make_validation_set
+from gdpo_sr.generators.load import build_generator, load_components
+from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
 from gdpo_sr.metrics import Metric, create_metric
 from gdpo_sr.rewards.base import Reward
-from gdpo_sr.rewards.iqa_reward import IQAReward
+
+
+def build_base_generator(network: NetworkOptions) -> NoiseAwareGenerator:
+    """The generator of a base, nothing trainable."""
+    components = load_components(network.base, network.revision, network.t_add, network.t_diff)
+    if network.prompt is not None:
+        components["prompt"] = network.prompt
+    return build_generator(components)
 
 
 def build_training_set(options: Options) -> Dataset[dict[str, Any]]:
@@ -46,22 +57,14 @@ def build_validation_pairs(options: Options) -> list[dict[str, Any]]:
     return pairs[: o.max_images]
 
 
-def build_rewards(options: Options, device: str) -> dict[str, Reward]:
-    """Rewards by the name the options file gives them."""
-    sets = options.train.reward
-    groups = {"fidelity": sets.fidelity, "perception": sets.perception}
-    return {
-        name: IQAReward(r.metric, kind, r.weight, device, r.options)
-        for kind, rewards in groups.items()
-        for name, r in rewards.items()
-    }
-
-
 def build_validation_metrics(
     options: Options, rewards: dict[str, Reward], device: str
 ) -> dict[str, Metric]:
     """The rewarded metrics, then the held-out ones."""
     metrics = {name: reward.metric for name, reward in rewards.items()}
-    for name, m in options.val.metrics.items():
-        metrics[name] = create_metric(m.metric, device, **m.options)
-    return metrics
+    return {**metrics, **build_metrics(options.val.metrics, device)}
+
+
+def build_metrics(options: Mapping[str, MetricOptions], device: str) -> dict[str, Metric]:
+    """Metrics by the name the options file gives them."""
+    return {name: create_metric(m.metric, device, **m.options) for name, m in options.items()}

@@ -1,4 +1,4 @@
-"""Policy against base on the same pictures with the same noise: paired figures and their table."""
+"""Trained generator ("policy") against base, same pictures and noise: paired figures, table."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class MetricComparison:
     Attributes:
         name: of the metric.
         lower_better: direction of the metric.
-        rewarded: whether it was part of the reward; the others are held out.
+        rewarded: whether training looked at it (reward or loss); the others are held out.
         base, policy: one value per picture (mean over noises), NaN where the metric failed.
     """
 
@@ -75,20 +75,26 @@ def mean(values: list[float]) -> float:
     return fmean(finite) if finite else math.nan
 
 
-def comparison_table(policy: Comparison, control: Comparison | None = None) -> str:
-    """Aligned text: base, GDPO, their paired change (with standard error) and on how many pictures
-    it is a gain.
+def comparison_table(
+    policy: Comparison,
+    control: Comparison | None = None,
+    result: str = "GDPO",
+    fitted: str = "rewarded",
+) -> str:
+    """Aligned text: base, result, their paired change (with standard error) and on how many
+    pictures it is a gain.
 
-    `control` adds the change of a run whose advantages were permuted inside each group.
+    `control` adds the change of a run whose advantages were permuted inside each group. `result`
+    and `fitted` are the words for the trained generator and for metrics that training looks at.
     """
-    header = ["metric", "", "base", "GDPO", "change", "+-", "better on"]
+    header = ["metric", "", "base", result, "change", "+-", "better on"]
     if control is not None:
         header += ["control change", "+-", "better on"]
     rows = [header]
     others = {row.name: row for row in control.metrics} if control is not None else {}
     for rewarded in (True, False):
         for row in (r for r in policy.metrics if r.rewarded is rewarded):
-            label = "rewarded" if rewarded else "held out"
+            label = fitted if rewarded else "held out"
             cells = [f"{row.name} {'(lower)' if row.lower_better else '(higher)'}", label]
             cells += [_number(mean(row.base)), _number(mean(row.policy)), *_change_cells(row)]
             if control is not None:

@@ -4,67 +4,72 @@
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import nn
 
-from gdpo_sr.advantages import permute_within_groups, tied
-from gdpo_sr.candidates import draw_group_noise, enlarge_lr, sample_candidates
-from gdpo_sr.config.paths import write_text
-from gdpo_sr.generators.load import build_generator, load_components
+from gdpo_sr.candidates import Actions, enlarge_lr, restored_latents
 from gdpo_sr.lora import add_lora, load_lora, save_lora
-from gdpo_sr.losses import gdpo_loss
+from gdpo_sr.losses.group_losses import ActionSignal, ErrorSignal
+from gdpo_sr.models.alarms import AlarmReport, Alarms
 from gdpo_sr.models.base_model import BaseModel
 from gdpo_sr.models.build_data import (
-    build_rewards,
+    build_base_generator,
     build_validation_metrics,
     build_validation_pairs,
 )
-from gdpo_sr.models.comparison import Comparison, mean
+from gdpo_sr.models.build_rewards import build_loss, build_rewards
+from gdpo_sr.models.comparison import Comparison
+from gdpo_sr.models.reference import Reference, without_dropout
+from gdpo_sr.models.rollouts import Rollout, roll_out, rollout_logs, set_advantages, timed
 from gdpo_sr.models.validation import PairedValidation
 from gdpo_sr.prediction_errors import (
     GroupErrors,
     prediction_errors,
     prediction_errors_from_lr,
 )
-from gdpo_sr.rewards.attribute_aware import content_weights, estimate_advantages
-from gdpo_sr.rewards.score import score_candidates
 from gdpo_sr.types import LossOutput, SRBatch
-from gdpo_sr.utils.panels import captioned, write_side_by_side
+
+BEST = "lora_best"
+"""Name, under `models/`, of the best validated model before an alarm."""
 
 
 class GDPOModel(BaseModel):
     """Samples groups with the reference, rewards them, and moves the policy towards the better
     candidates.
 
-    The reference is the policy with its adapters switched off: one UNet in memory.
+    The reference is the policy with its adapters switched off, or with another, frozen adapter: one
+    UNet in memory.
     """
 
-    random_names = ("degradation", "sampling", "update", "control")
+    random_names = ("degradation", "sampling", "action", "update", "reward", "control")
+    result_name = "GDPO"
+    fitted_label = "rewarded"
 
     def build(self) -> tuple[nn.Module, dict[str, nn.Parameter]]:
         """Generator, LoRA, rewards and validation."""
         o = self.options
-        net = o.network_g
-        components = load_components(net.base, net.revision, net.t_add, net.t_diff)
-        if net.prompt is not None:
-            components["prompt"] = net.prompt
-        self.generator = build_generator(components).to(self.accelerator.device)
+        self.generator = build_base_generator(o.network_g).to(self.accelerator.device)
         self.default_prompt = self.generator.prompt
         unet = self.generator.unet
         if o.path.pretrain_lora is not None:
             load_lora(unet, o.path.pretrain_lora, trainable=True)
         else:
             add_lora(unet, o.train.lora.rank, o.train.lora.alpha, o.train.lora.dropout)
+        self.reference = Reference(unet, o.train.reference.refresh_every > 0)
         if o.train.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
         device = str(self.accelerator.device)
-        self.rewards = build_rewards(o, device)
+        self.rewards = build_rewards(o.train.reward, device, self.random["reward"])
+        self.loss = build_loss(o.train.loss)
+        if self.loss.scale is not None:
+            self.loss.scale.reduce = self._mean_over_processes
+        a = o.train.alarms
+        self.alarms = Alarms(
+            a.metric_limit, a.probe_limit, a.share, self.generator.pixels_per_latent
+        )
         self.validation = PairedValidation(
             self.generator,
             build_validation_pairs(o),
@@ -73,77 +78,98 @@ class GDPOModel(BaseModel):
             o.val.noise_seed,
             o.val.num_noises,
         )
-        self.seconds: dict[str, float] = {}
         return unet, {name: p for name, p in unet.named_parameters() if p.requires_grad}
 
-    def compute_loss(self, batch: SRBatch) -> LossOutput:
-        """One stage-2 step up to the loss (ALGORITHM: section 3)."""
-        t = self.options.train
-        with self._timed("sampling"):
-            rng = self.random["sampling"]
-            noise = draw_group_noise(self.generator, batch, t.group_size, rng)
-            group = sample_candidates(
-                self.generator, batch, t.group_size, rng, t.group_chunk, noise
-            )
-        with self._timed("rewards"):
-            scores = score_candidates(self.rewards, group, batch.hr)
-            advantages = estimate_advantages(scores, self.rewards, self._texture(batch.hr))
-        if t.control == "permuted_advantages":
-            advantages = permute_within_groups(advantages, self.random["control"])
-        with self._timed("update"):
-            policy, reference = self._errors(batch, group, noise[1])
-            output = gdpo_loss(policy, reference, advantages, t.loss.omega)
-        return LossOutput(output.loss, {**output.logs, **self._group_logs(scores, advantages)})
+    def _mean_over_processes(self, values: torch.Tensor) -> torch.Tensor:
+        return self.accelerator.reduce(values, "mean")
 
-    def _errors(self, batch: SRBatch, group: torch.Tensor, noise: torch.Tensor) -> GroupErrors:
+    def prepare_update(self, batches: list[SRBatch]) -> list[Rollout]:
+        """Groups, scores and advantages of one update (ALGORITHM: section 3): some estimators need
+        the statistics of all of them.
+        """
+        t = self.options.train
+        sampler = self.reference.active if t.sampler == "reference" else without_dropout
+        rollouts = [
+            roll_out(self.generator, self.rewards, t, batch, self.random, sampler)
+            for batch in batches
+        ]
+        set_advantages(rollouts, t.advantage.type, t.advantage.clip, self.accelerator.gather)
+        return rollouts
+
+    def compute_loss(self, item: Rollout) -> LossOutput:
+        """Loss of the groups of one batch, and what to log."""
+        with timed(item.seconds, "update"):
+            output = self.loss(self._signal(item))
+        return LossOutput(output.loss, {**output.logs, **rollout_logs(item, self.rewards)})
+
+    def _signal(self, rollout: Rollout) -> ErrorSignal | ActionSignal:
+        """What the loss looks at: prediction errors, or the outputs of a Gaussian policy."""
+        if rollout.actions is not None:
+            return self._outputs(rollout, rollout.actions)
+        policy, reference = self._errors(rollout)
+        return ErrorSignal(
+            policy, reference, rollout.advantages, rollout.values[0], rollout.mean_spread
+        )
+
+    def _outputs(self, rollout: Rollout, actions: Actions) -> ActionSignal:
+        states, prompts = actions.states, rollout.batch.prompts
+        mean = restored_latents(self.generator, states, prompts, self.network)
+        frozen = None
+        if self.options.train.loss.kl_weight > 0:
+            with torch.no_grad(), self.reference.active(self.generator.unet):
+                frozen = restored_latents(self.generator, states, prompts)
+        return ActionSignal(actions.actions, actions.mean, mean, frozen, rollout.advantages)
+
+    def _errors(self, rollout: Rollout) -> GroupErrors:
         """Prediction errors as `train.update_input`, `target` and `shared_noise` say."""
-        t, rng = self.options.train, self.random["update"]
+        t, batch = self.options.train, rollout.batch
+        common = {
+            "policy_unet": self.network,
+            "frozen": self.reference.active,
+            "spatial": t.spatial,
+        }
         if t.update_input == "lr":
             with torch.no_grad():
                 lr_latents = self.generator.encode(enlarge_lr(batch.lr, batch.hr))
+            inputs = slice(None) if t.diversity.source == "noise" else slice(1)
+            noise = rollout.noise.injected[:, inputs]
             return prediction_errors_from_lr(
-                self.generator, group, lr_latents, batch.prompts, noise, self.network
+                self.generator, rollout.images, lr_latents, batch.prompts, noise, **common
             )
         return prediction_errors(
             self.generator,
-            group,
+            rollout.images,
             batch.prompts,
-            rng,
+            self.random["update"],
             t.target,
-            t.shared_noise,
+            t.shared_noise or self.loss.same_noise,
             t.group_chunk,
-            self.network,
+            **common,
         )
 
-    def _texture(self, hr: torch.Tensor) -> torch.Tensor:
-        r = self.options.train.reward
-        x = r.texture
-        return content_weights(hr, x.patch_size, x.threshold, x.grey, r.fixed_perception_weight)
+    def after_update(self) -> None:
+        """Refresh the reference when it is due."""
+        r = self.options.train.reference
+        if r.refresh_every and self.iteration % r.refresh_every == 0:
+            self.reference.refresh(r.mix)
 
-    @contextmanager
-    def _timed(self, part: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[part] = time.perf_counter() - start
+    def extra_state(self) -> dict[str, Any]:
+        """Reference, automatic omega, and the best validation so far."""
+        scale = self.loss.scale
+        return {
+            "reference": self.reference.state_dict(),
+            "scale": {} if scale is None else scale.state_dict(),
+            "alarms": self.alarms.state_dict(),
+            "stop_early": self.stop_early,
+        }
 
-    def _group_logs(
-        self, scores: dict[str, torch.Tensor], advantages: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
-        """Mean, spread inside a group and failures of every metric; groups without a preference;
-        seconds.
-        """
-        logs = {"skipped_groups": (advantages == 0).all(-1).sum()}
-        for name, values in scores.items():
-            finite = values[values.isfinite()]
-            sign = -1.0 if self.rewards[name].metric.lower_better else 1.0
-            logs[f"metric_{name}"] = sign * finite.mean()
-            logs[f"spread_{name}"] = (
-                values.nanmean(-1, keepdim=True).sub(values).square().nanmean().sqrt()
-            )
-            logs[f"failed_{name}"] = (~values.isfinite()).sum()
-            logs[f"tied_{name}"] = tied(values).sum()
-        logs.update({f"seconds_{k}": torch.tensor(v) for k, v in self.seconds.items()})
-        return logs
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore what `extra_state` returned."""
+        self.reference.load_state_dict(state["reference"])
+        if self.loss.scale is not None:
+            self.loss.scale.load_state_dict(state["scale"])
+        self.alarms.load_state_dict(state["alarms"])
+        self.stop_early = state["stop_early"]
 
     def progress_text(self, logs: dict[str, float]) -> str:
         """Loss and the mean of every rewarded metric of the group."""
@@ -151,50 +177,33 @@ class GDPOModel(BaseModel):
         return " ".join([f"loss {logs['loss']:.3f}", *metrics])
 
     def validate(self) -> None:
-        """Policy against base, same pictures, same noise: log, TensorBoard, `validation.jsonl`,
-        pictures.
-        """
-        if not self.accelerator.is_main_process:
+        """As any stage, and every process learns whether the run ends here."""
+        super().validate()
+        if self.options.train.alarms.stop and self.world > 1:
+            [self.stop_early] = broadcast_object_list([self.stop_early])
+
+    def judge(
+        self, comparison: Comparison, pictures: list[dict[str, torch.Tensor]]
+    ) -> dict[str, Any]:
+        """Look for reward hacking."""
+        report = self.alarms.check(comparison, pictures)
+        self._act_on(report)
+        return {"alarm": report.to_json()}
+
+    def _act_on(self, report: AlarmReport) -> None:
+        """Warn; with `alarms.stop` end the run at an alarm and keep the best model before it."""
+        if self.scalars is not None:
+            values = {f"val_alarm/{m.name}": m.worse for m in report.measures}
+            self.scalars.add_scalars(values, self.iteration)
+        if report.raised:
+            self.logger.warning("validation %d: %s", self.iteration, report.text())
+        if not self.options.train.alarms.stop:
             return
-        with self.average.applied():
-            comparison, pictures = self.validation.run(self.iteration)
-        self.last_comparison = comparison
-        for row in comparison.metrics:
-            self.logger.info(
-                "validation %d: %s base %.4f policy %.4f change %+.4f, better on %d of %d",
-                self.iteration,
-                row.name,
-                mean(row.base),
-                mean(row.policy),
-                mean(row.changes()),
-                row.improved(),
-                len(row.changes()),
-            )
-        if self.scalars is not None:
-            values = {f"val/{r.name}": mean(r.policy) for r in comparison.metrics}
-            changes = {f"val_change/{r.name}": mean(r.changes()) for r in comparison.metrics}
-            self.scalars.add_scalars({**values, **changes}, self.iteration)
-        self._keep(comparison, pictures)
-
-    def _keep(self, comparison: Comparison, pictures: list[dict[str, torch.Tensor]]) -> None:
-        figures = json.dumps(comparison.to_json(), indent=1)
-        write_text(self.paths.folder / f"validation_{self.iteration:07d}.json", figures)
-        rows = [self._captions(row) for row in pictures]
-        if self.scalars is not None:
-            for name, row in zip(comparison.pictures, rows, strict=True):
-                self.scalars.add_image(f"val/{name}", captioned(row), self.iteration)
-        if self.options.val.save_img:
-            write_side_by_side(self.side_by_side_path, rows)
-
-    @property
-    def side_by_side_path(self) -> Path:
-        """PNG of LR, base, GDPO and HR of every validation picture at the current iteration."""
-        return self.paths.visualization / f"side_by_side_{self.iteration:07d}.png"
-
-    @staticmethod
-    def _captions(row: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        titles = {"lr": "LR (bicubic)", "base": "base", "policy": "GDPO", "hr": "HR"}
-        return {titles[key]: image for key, image in row.items()}
+        if report.raised:
+            self.stop_early = True
+        elif report.best and self.iteration:
+            with self.average.applied():
+                self.save_model(BEST)
 
     def save_model(self, name: str) -> None:
         """The LoRA in PEFT's format, as `models/<name>`."""

@@ -1,8 +1,9 @@
-"""Paired validation: policy and base restore the same pictures from the same noise."""
+"""Paired validation: trained generator and base restore the same pictures from the same noise."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -18,15 +19,17 @@ Scores = dict[str, list[float]]
 
 
 class PairedValidation:
-    """Compares the tuned UNet with itself, adapters off.
+    """Compares the trained generator with its base.
 
     Args:
-        generator: its UNet carries the LoRA.
+        generator: the trained one.
         pairs: dicts of `hr` (3, H, W), `lr` and `name`, as from `make_validation_set`.
         metrics: by the name they get in the table.
-        rewarded: names of those that are part of the reward.
+        rewarded: names of those that training looks at, as a reward or a loss.
         noise_seed, num_noises: the injected noise of picture i and repetition k depends on
             (noise_seed, i, k) alone.
+        base: inside this context the generator is its base; None: its adapters are switched off.
+            Used once, at the first run or in `remember_base`.
     """
 
     def __init__(
@@ -37,6 +40,7 @@ class PairedValidation:
         rewarded: set[str],
         noise_seed: int = 0,
         num_noises: int = 1,
+        base: Callable[[], AbstractContextManager[None]] | None = None,
     ) -> None:
         self.generator = generator
         self.pairs = pairs
@@ -44,16 +48,14 @@ class PairedValidation:
         self.rewarded = rewarded
         self.noise_seed = noise_seed
         self.num_noises = num_noises
+        self._base_context = base or (lambda: adapters_disabled(generator.unet))
         self._base: tuple[Scores, list[torch.Tensor]] | None = None
 
     def run(self, iteration: int) -> tuple[Comparison, list[dict[str, torch.Tensor]]]:
         """Figures, and for every picture `lr` (enlarged), `base`, `policy`, `hr`: (3, H, W) in [0,
         1], first noise.
         """
-        if self._base is None:
-            with adapters_disabled(self.generator.unet):
-                self._base = self._restore_and_score()
-        base, base_images = self._base
+        base, base_images = self.remember_base()
         policy, policy_images = self._restore_and_score()
         rows = [
             MetricComparison(n, m.lower_better, n in self.rewarded, base[n], policy[n])
@@ -70,6 +72,16 @@ class PairedValidation:
             for pair, before, after in zip(self.pairs, base_images, policy_images, strict=True)
         ]
         return Comparison(iteration, names, rows), pictures
+
+    def remember_base(self) -> tuple[Scores, list[torch.Tensor]]:
+        """Scores and pictures of the base, computed at the first call.
+
+        A base whose own weights are trained must be remembered before they change.
+        """
+        if self._base is None:
+            with self._base_context():
+                self._base = self._restore_and_score()
+        return self._base
 
     def _restore_and_score(self) -> tuple[Scores, list[torch.Tensor]]:
         scores: Scores = {name: [] for name in self.metrics}

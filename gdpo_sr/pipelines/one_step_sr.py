@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import nn
 
-from gdpo_sr.candidates import draw_noise
+from gdpo_sr.generator_adapters import GeneratorAdapters
 from gdpo_sr.generators.load import build_generator, load_components
-from gdpo_sr.lora import load_lora, lora_parameters
+from gdpo_sr.lora import find_adapter, is_stage1, load_lora, lora_parameters
+from gdpo_sr.pipelines.color_fix_rows import fix_rows
+from gdpo_sr.pipelines.memory_limits import Tiling, first_that_fits, plan_tilings
+from gdpo_sr.pipelines.noise_field import NoiseField, draw_seed
+from gdpo_sr.pipelines.picture_inputs import Picture, check_arguments, to_tensors
+from gdpo_sr.pipelines.tiled_restoration import TileRestorer
 from gdpo_sr.schedulers.one_step import OneStepScheduler
-from gdpo_sr.types import CheckpointError, ImageError, OptionError
-from gdpo_sr.utils.color_fix import COLOR_FIXES, apply_color_fix
-from gdpo_sr.utils.tiling import tiled_apply
+from gdpo_sr.types import CheckpointError, OptionError
+from gdpo_sr.utils.resample import Frame, ResizedView, frame_for
+from gdpo_sr.utils.tiling import TileGrid
 
-Picture = Image.Image | torch.Tensor | np.ndarray
-OUTPUT_TYPES = ("pil", "np", "pt")
-MAX_SCALE = 16
+RowSink = Callable[[int, torch.Tensor], None]
+"""Takes the first row and finished rows (P, G, 3, r, W) float32 in [0, 1], on the model's device.
+Rows come in order; after a shortage of memory they may begin again at row 0."""
 
 
 @dataclass
@@ -36,6 +41,35 @@ class OneStepSROutput(BaseOutput):
     """
 
     images: list[Image.Image] | np.ndarray | torch.Tensor
+
+
+@dataclass(frozen=True)
+class RestoreOptions:
+    """What `OneStepSRPipeline.__call__` takes besides pictures, size and noise."""
+
+    t_add: int | None = None
+    prompt: str | None = None
+    color_fix: str = "wavelet"
+    tile: int | None = None
+    tile_overlap: int = 16
+    batch_size: int = 1
+
+
+@dataclass(frozen=True)
+class RestoreReport:
+    """How pictures were restored.
+
+    Attributes:
+        tile: side of the tiles in latent pixels; None for whole pictures.
+        tiles: their number per picture.
+        retried: tiles that half precision could not compute and float32 did.
+        shortages: messages, one for each time that memory ran out.
+    """
+
+    tile: int | None
+    tiles: int
+    retried: int = 0
+    shortages: list[str] = field(default_factory=list)
 
 
 class OneStepSRPipeline(DiffusionPipeline):
@@ -104,18 +138,34 @@ class OneStepSRPipeline(DiffusionPipeline):
     def load_lora_weights(self, folder: str | Path, adapter_name: str = "default") -> None:
         """Add the LoRA in `folder` to the UNet and make it the active one.
 
-        `folder` holds adapter_config.json and adapter_model.safetensors, or is a training run.
+        `folder` holds adapter_config.json and adapter_model.safetensors, or is a training run. One
+        of stage 1 also changes the VAE's encoder, timesteps and prompt.
 
         Raises:
             CheckpointError: no adapter there, or one of another architecture.
-            OptionError: an adapter of this name is loaded.
+            OptionError: an adapter of this name is loaded, or another before one of stage 1.
         """
         if adapter_name in getattr(self.unet, "peft_config", {}):
             raise OptionError(
                 f"adapter_name = {adapter_name!r}: a LoRA of this name is loaded; give another name"
             )
-        load_lora(self.unet, folder, adapter_name)
+        adapter = find_adapter(folder)
+        if is_stage1(adapter):
+            self._load_stage1(adapter, adapter_name)
+        else:
+            load_lora(self.unet, adapter, adapter_name)
         self.unet.eval()  # the dropout of a new adapter starts in training mode
+        self.vae.eval()
+
+    def _load_stage1(self, adapter: Path, name: str) -> None:
+        if lora_parameters(self.unet):
+            raise OptionError(
+                f"'{adapter}' is a LoRA of stage 1 and replaces weights: load it before any other"
+            )
+        settings = GeneratorAdapters(self.unet, self.vae, name).load(adapter)
+        self.scheduler.set_timesteps_pair(settings["t_add"], settings["t_diff"])
+        self.register_to_config(prompt=settings["prompt"])
+        self.generator.prompt = settings["prompt"]
 
     def to(self, *args: Any, **kwargs: Any) -> OneStepSRPipeline:
         """Move or cast every part; embeddings of the old device and type are forgotten."""
@@ -134,6 +184,8 @@ class OneStepSRPipeline(DiffusionPipeline):
         color_fix: str = "wavelet",
         tile: int | None = None,
         tile_overlap: int = 16,
+        batch_size: int = 1,
+        size: tuple[int, int] | None = None,
         output_type: str = "pil",
     ) -> OneStepSROutput:
         """Restore one picture or several.
@@ -149,89 +201,139 @@ class OneStepSRPipeline(DiffusionPipeline):
             prompt: text for the UNet; None takes the base's own.
             color_fix: ``wavelet`` takes the low frequencies of the input, ``adain`` the mean and
                 deviation of its channels, ``none`` leaves the colours.
-            tile: side of a tile in latent pixels; None gives the UNet the whole picture at once.
+            tile: side of a tile in latent pixels; 0 restores the picture whole, None does so up
+                to a moderate size. Smaller tiles are tried when memory runs out.
             tile_overlap: latent pixels shared by neighbouring tiles.
+            batch_size: tiles, of one picture or of pictures of one size, per forward pass.
+            size: (H, W) of the output instead of `scale`; the picture is enlarged until it covers
+                it, and cropped around the centre.
             output_type: ``pil``, ``np`` or ``pt``.
 
         Raises:
             OptionError: an argument is outside its range.
-            ImageError: a picture cannot be used.
+            ImageError: a picture cannot be used, or the model gives no finite result for it.
         """
         # 1. Check
         check_arguments(scale, num_candidates, color_fix, output_type, tile, tile_overlap)
-        if t_add is not None:
-            self.scheduler.check_timestep("t_add", t_add)
+        options = RestoreOptions(t_add, prompt, color_fix, tile, tile_overlap, batch_size)
         pictures = to_tensors(image)
-        _check_sizes(pictures, scale, output_type)
-        # 2. Prompt and noise
+        frames = [frame_for(*picture.shape[-2:], scale, size) for picture in pictures]
+        _check_sizes(frames, output_type)
+        # 2. Noise: a seed for each picture and candidate
         rng = _random_generator() if generator is None else generator
-        embeds = self.generator.prompt_encoder([self.config.prompt if prompt is None else prompt])
-
-        def denoise(latents: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-            return self.generator.restore_latents(latents, noise, embeds, t_add)
-
-        def denoise_tiled(latents: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-            return tiled_apply(denoise, latents, noise, tile=tile, overlap=tile_overlap)
-
-        step = denoise if tile is None else denoise_tiled
-        # 3. Restore picture by picture, since sizes may differ; colours in full precision
-        results = []
-        for picture in pictures:
-            enlarged = enlarge(picture.to(self._execution_device, torch.float32), scale)
-            restored = self._restore(enlarged, step, rng, num_candidates)
-            source = enlarged.expand_as(restored)
-            results.append(apply_color_fix(color_fix, restored, source).clamp(0, 1))
+        seeds = [[draw_seed(rng) for _ in range(num_candidates)] for _ in pictures]
+        # 3. Restore, pictures of one size that follow each other together
+        results: list[Any] = []
+        for start, stop in _equal_runs(pictures, batch_size):
+            canvas = _Canvas(stop - start, num_candidates, frames[start], output_type)
+            self.restore_into(
+                canvas.put, pictures[start:stop], frames[start], seeds[start:stop], options
+            )
+            results += canvas.images()
         # 4. Output
-        return OneStepSROutput(images=_to_output(results, output_type))
+        return OneStepSROutput(images=_stack(results, output_type))
 
-    def _restore(
+    @torch.no_grad()
+    def restore_into(
         self,
-        enlarged: torch.Tensor,
-        step: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-        rng: torch.Generator,
-        count: int,
-    ) -> torch.Tensor:
-        """`count` restorations (count, 3, H, W) of one picture (1, 3, H, W), float32 in [0, 1].
+        sink: RowSink,
+        pictures: Sequence[torch.Tensor],
+        frame: Frame,
+        seeds: Sequence[Sequence[int]],
+        options: RestoreOptions,
+    ) -> RestoreReport:
+        """Restore pictures of one size and give their rows, from the top, to `sink`.
 
-        `step` maps latents and noise to restored latents; the picture is encoded once.
+        Memory is needed for the sources, for one row of tiles and for what the sink keeps, not
+        for the whole output.
+
+        Args:
+            sink: takes the rows.
+            pictures: P tensors (3, h, w) in [0, 1] of one size.
+            frame: size of the output.
+            seeds: G noise seeds for each picture.
+            options: everything else.
+
+        Raises:
+            OptionError: `t_add`, `tile` or `color_fix` is outside its range.
+            ImageError: no finite result, or too little memory for the smallest tiles.
         """
-        model = self.generator
-        height, width = enlarged.shape[-2:]
-        padded = pad_to_multiple(enlarged, model.size_multiple) * 2 - 1
-        latents = model.encode(padded.to(self.unet.dtype))
-        outputs = []
-        for _ in range(count):
-            noise = draw_noise(latents.shape, rng, latents.device, latents.dtype)
-            outputs.append(model.decode(step(latents, noise))[..., :height, :width].float())
-        return torch.cat(outputs) / 2 + 0.5
+        if options.t_add is not None:
+            self.scheduler.check_timestep("t_add", options.t_add)
+        device = self._execution_device
+        views = [ResizedView(p.to(device, torch.float32), frame) for p in pictures]
+        channels = self.vae.config.latent_channels
+        fields = [[NoiseField(seed, channels) for seed in group] for group in seeds]
+        prompt = self.config.prompt if options.prompt is None else options.prompt
+        embeds = self.generator.prompt_encoder([prompt])
+
+        def attempt(tiling: Tiling) -> RestoreReport:
+            grid = self._grid(frame, tiling)
+            restorer = TileRestorer(self.generator, embeds, options.t_add, tiling.batch_size)
+            rows = restorer.rows(views, fields, grid)
+            for top, part in fix_rows(options.color_fix, rows, views):
+                sink(top, part)
+            return RestoreReport(tiling.tile, len(grid), restorer.retried)
+
+        side = max(frame.height, frame.width) / self.generator.pixels_per_latent
+        tilings = plan_tilings(side, options.tile, options.tile_overlap, options.batch_size)
+        report, shortages = first_that_fits(attempt, tilings)
+        if report.retried:
+            logging.getLogger("gdpo_sr").warning(
+                "%d tiles were not finite in %s and computed again in float32",
+                report.retried,
+                self.unet.dtype,
+            )
+        return replace(report, shortages=shortages)
+
+    def _grid(self, frame: Frame, tiling: Tiling) -> TileGrid:
+        ratio = self.generator.pixels_per_latent
+        tile = None if tiling.tile is None else tiling.tile * ratio
+        multiple = self.generator.size_multiple
+        return TileGrid(frame.height, frame.width, tile, tiling.overlap * ratio, multiple)
 
 
-def check_arguments(
-    scale: float,
-    num_candidates: int,
-    color_fix: str,
-    output_type: str,
-    tile: int | None,
-    tile_overlap: int,
-) -> None:
-    """Raise OptionError for what `OneStepSRPipeline.__call__` cannot take, without a model."""
-    if not 0 < scale <= MAX_SCALE:
-        raise OptionError(f"scale = {scale}: use a number above 0 and at most {MAX_SCALE}")
-    if num_candidates < 1:
-        raise OptionError(f"num_candidates = {num_candidates}: use 1 or more")
-    if color_fix not in COLOR_FIXES:
-        raise OptionError(f"color_fix = {color_fix!r}: use one of {', '.join(COLOR_FIXES)}")
-    if output_type not in OUTPUT_TYPES:
-        raise OptionError(f"output_type = {output_type!r}: use one of {', '.join(OUTPUT_TYPES)}")
-    if tile is not None and not 0 <= 2 * tile_overlap < tile:
-        raise OptionError(
-            f"tile = {tile}, tile_overlap = {tile_overlap}: the overlap must be 0 or more "
-            "and the tile must exceed twice the overlap"
-        )
+class _Canvas:
+    """Collects rows of P pictures with G candidates as what the caller asked for."""
+
+    def __init__(self, pictures: int, candidates: int, frame: Frame, output_type: str) -> None:
+        shape = (pictures * candidates, 3, frame.height, frame.width)
+        self._kind = output_type
+        self._rows = torch.empty(shape, dtype=torch.uint8 if output_type == "pil" else None)
+
+    def put(self, top: int, rows: torch.Tensor) -> None:
+        flat = rows.flatten(0, 1)
+        exact = (flat * 255).round() if self._kind == "pil" else flat
+        self._rows[:, :, top : top + rows.shape[-2]] = exact
+
+    def images(self) -> list[Any]:
+        if self._kind == "pt":
+            return list(self._rows)
+        arrays = [image.permute(1, 2, 0).numpy() for image in self._rows]
+        return [Image.fromarray(a) for a in arrays] if self._kind == "pil" else arrays
 
 
-def _check_sizes(pictures: list[torch.Tensor], scale: float, output_type: str) -> None:
-    sizes = sorted({output_size(picture, scale) for picture in pictures})
+def _stack(results: list[Any], output_type: str) -> Any:
+    if output_type == "pil":
+        return results
+    return torch.stack(results) if output_type == "pt" else np.stack(results)
+
+
+def _equal_runs(pictures: Sequence[torch.Tensor], limit: int) -> list[tuple[int, int]]:
+    """Ranges of neighbours of one size, at most `limit` long."""
+    runs: list[tuple[int, int]] = []
+    for index, picture in enumerate(pictures):
+        start = runs[-1][0] if runs else 0
+        same = index > 0 and picture.shape == pictures[index - 1].shape
+        if same and index - start < limit:
+            runs[-1] = (start, index + 1)
+        else:
+            runs.append((index, index + 1))
+    return runs
+
+
+def _check_sizes(frames: Sequence[Frame], output_type: str) -> None:
+    sizes = sorted({(frame.height, frame.width) for frame in frames})
     if len(sizes) > 1 and output_type != "pil":
         shown = ", ".join(f"{width}x{height}" for height, width in sizes[:3])
         raise OptionError(
@@ -240,67 +342,9 @@ def _check_sizes(pictures: list[torch.Tensor], scale: float, output_type: str) -
         )
 
 
-def to_tensors(image: Picture | list[Picture]) -> list[torch.Tensor]:
-    """Pictures as float tensors (1, 3, H, W) in [0, 1].
-
-    Raises:
-        ImageError: no picture, or one of another shape, type or range.
-    """
-    pictures = _split(image)
-    if not pictures:
-        raise ImageError("no picture was given: pass at least one")
-    return [_to_tensor(picture) for picture in pictures]
-
-
-def _split(image: Picture | list[Picture]) -> list[Picture]:
-    is_batch = isinstance(image, (torch.Tensor, np.ndarray)) and image.ndim == 4
-    if is_batch or isinstance(image, (list, tuple)):
-        return [picture for part in image for picture in _split(part)]
-    return [image]
-
-
-def _to_tensor(image: Picture) -> torch.Tensor:
-    if isinstance(image, Image.Image):
-        image = _pil_to_array(image)
-    if isinstance(image, np.ndarray):
-        # (H, W, 3) -> (3, H, W); an array of other dimensions fails the check below
-        image = torch.from_numpy(np.ascontiguousarray(np.moveaxis(image, -1, 0)))
-    good_shape = image.ndim == 3 and image.shape[0] == 3 and image.numel() > 0
-    if not good_shape or not image.is_floating_point():
-        raise ImageError(
-            f"a picture of shape {tuple(image.shape)} and type {image.dtype} cannot be used: "
-            "give RGB floats in [0, 1], (3, H, W) as a tensor or (H, W, 3) as an array"
-        )
-    low, high = image.min().item(), image.max().item()
-    if not (low >= 0 and high <= 1):
-        raise ImageError(f"a picture has values from {low:g} to {high:g}: scale it to [0, 1]")
-    return image[None]
-
-
-def _pil_to_array(image: Image.Image) -> np.ndarray:
-    if image.mode.startswith(("I", "F")):
-        raise ImageError(
-            f"a PIL picture of mode {image.mode} cannot be used: convert it to 8-bit RGB, "
-            "or read the file with gdpo_sr.utils.image_io.read_image"
-        )
-    return np.asarray(image.convert("RGB"), dtype=np.float32) / 255
-
-
-def output_size(image: torch.Tensor, scale: float) -> tuple[int, int]:
-    """(H, W) of the restored picture: round(scale * side), at least 1."""
-    height, width = (max(1, round(side * scale)) for side in image.shape[-2:])
-    return height, width
-
-
 def enlarge(image: torch.Tensor, scale: float) -> torch.Tensor:
-    """Bicubic resize of (N, 3, h, w) in [0, 1] to `output_size`, the generator's input size."""
-    return F.interpolate(image, size=output_size(image, scale), mode="bicubic").clamp(0, 1)
-
-
-def pad_to_multiple(image: torch.Tensor, multiple: int) -> torch.Tensor:
-    """Replicate the right and lower border until both sides are multiples of `multiple`."""
-    height, width = image.shape[-2:]
-    return F.pad(image, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+    """Bicubic resize of one picture (3, h, w) in [0, 1] to the generator's input size."""
+    return ResizedView(image, frame_for(*image.shape[-2:], scale)).whole()
 
 
 def _random_generator() -> torch.Generator:
@@ -308,13 +352,3 @@ def _random_generator() -> torch.Generator:
     rng = torch.Generator()
     rng.seed()
     return rng
-
-
-def _to_output(results: list[torch.Tensor], output_type: str) -> Any:
-    images = [image.cpu() for batch in results for image in batch]
-    if output_type == "pt":
-        return torch.stack(images)
-    arrays = [image.permute(1, 2, 0).numpy() for image in images]
-    if output_type == "np":
-        return np.stack(arrays)
-    return [Image.fromarray((array * 255).round().astype(np.uint8)) for array in arrays]

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import torch
 
-from gdpo_sr.advantages import attribute_aware_reward, group_advantages
-from gdpo_sr.rewards.base import Reward
+from gdpo_sr.advantages import advantages_of, attribute_aware_reward, decoupled_totals
+from gdpo_sr.rewards.base import Kind, Reward
 from gdpo_sr.rewards.content_weights import texture_ratio
 
 
@@ -24,24 +24,57 @@ def content_weights(
     return texture_ratio(hr, patch_size, threshold, grey)
 
 
-def estimate_advantages(
-    scores: Mapping[str, torch.Tensor], rewards: Mapping[str, Reward], texture: torch.Tensor
+def reward_values(
+    scores: Mapping[str, torch.Tensor],
+    rewards: Mapping[str, Reward],
+    texture: torch.Tensor | None,
+    estimator: str = "group",
 ) -> torch.Tensor:
-    """Advantages (B, G), mean 0 per row; a group that ties, or a candidate without scores, gets 0.
+    """What all rewards of a candidate add up to (B, G), NaN where it lacks scores.
+
+    For "decoupled" the weighted sum of z-scores, else the attribute-aware reward of section 3.3.
 
     Args:
         scores: (B, G) by reward name, higher is better, NaN where a metric failed.
         rewards: weight and kind by the same names; weight 0 only reports.
-        texture: rho_d (B,), from `content_weights`.
+        texture: rho_d (B,), from `content_weights`; None: both kinds count alike.
+        estimator: one of `gdpo_sr.advantages.ESTIMATORS`.
     """
-    by_kind: dict[str, tuple[list[torch.Tensor], list[float]]] = {
-        "fidelity": ([], []),
-        "perception": ([], []),
-    }
-    for name, reward in rewards.items():
-        if reward.weight > 0:
-            values, weights = by_kind[reward.kind]
-            values.append(scores[name])
-            weights.append(reward.weight)
-    (fr, fr_weights), (nr, nr_weights) = by_kind["fidelity"], by_kind["perception"]
-    return group_advantages(attribute_aware_reward(fr, nr, texture, fr_weights, nr_weights))
+    used = {name: reward for name, reward in rewards.items() if reward.weight > 0}
+    if texture is None:
+        texture = torch.full((len(next(iter(scores.values()))),), 0.5)
+    texture = texture.to(next(iter(scores.values())).device)
+    if estimator == "decoupled":
+        shares = torch.stack([_share(reward, used, texture) for reward in used.values()])
+        return decoupled_totals(torch.stack([scores[name] for name in used]), shares)
+    fr, fr_weights = _of_kind("fidelity", scores, used)
+    nr, nr_weights = _of_kind("perception", scores, used)
+    return attribute_aware_reward(fr, nr, texture, fr_weights, nr_weights)
+
+
+def _of_kind(
+    kind: Kind, scores: Mapping[str, torch.Tensor], rewards: Mapping[str, Reward]
+) -> tuple[list[torch.Tensor], list[float]]:
+    names = [name for name, reward in rewards.items() if reward.kind == kind]
+    return [scores[name] for name in names], [rewards[name].weight for name in names]
+
+
+def _share(reward: Reward, rewards: Mapping[str, Reward], texture: torch.Tensor) -> torch.Tensor:
+    """Weight (B,) of a reward: its share of its kind, times the share of the picture's area."""
+    of_kind = sum(other.weight for other in rewards.values() if other.kind == reward.kind)
+    area = 1 - texture if reward.kind == "fidelity" else texture
+    return area * (reward.weight / of_kind)
+
+
+def estimate_advantages(
+    scores: Mapping[str, torch.Tensor],
+    rewards: Mapping[str, Reward],
+    texture: torch.Tensor,
+    estimator: str = "group",
+    clip: float | None = None,
+) -> torch.Tensor:
+    """Advantages (B, G) where this batch is all there is; a group that ties, or a candidate without
+    scores, gets 0. Arguments as `reward_values` and `gdpo_sr.advantages.advantages_of`.
+    """
+    values = reward_values(scores, rewards, texture, estimator)
+    return advantages_of(values, estimator, clip=clip)

@@ -6,7 +6,7 @@ from typing import Literal, Protocol
 
 import torch
 
-from gdpo_sr.types import MetricError
+from gdpo_sr.types import MetricError, OptionError
 
 Kind = Literal["fidelity", "perception"]
 
@@ -28,6 +28,14 @@ class Reward(Protocol):
     def __call__(self, candidates: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
         """Scores (B, G) of `candidates` (B, G, 3, H, W) against `hr` (B, 3, H, W), in [0, 1]."""
         ...
+
+
+def check_options(name: str, kind: str, weight: float) -> None:
+    """Raise OptionError unless `kind` is one of the two and `weight` is not negative."""
+    if kind not in ("fidelity", "perception"):
+        raise OptionError(f"reward '{name}': kind '{kind}' is not fidelity or perception")
+    if weight < 0:
+        raise OptionError(f"reward '{name}': weight {weight} is negative; give 0 or more")
 
 
 def check_shapes(name: str, candidates: torch.Tensor, hr: torch.Tensor) -> None:

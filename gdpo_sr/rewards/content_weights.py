@@ -111,6 +111,27 @@ def complexity_map(grey: torch.Tensor, patch_size: int = 10) -> torch.Tensor:
 
 
 @torch.no_grad()
+def textured_patches(
+    images: torch.Tensor, patch_size: int = 10, threshold: float = 50.0, grey: str = "rgb"
+) -> torch.Tensor:
+    """Which patches of images (B, 3, H, W), RGB in [0, 1], are textured; bool (B, ceil(H / p),
+    ceil(W / p)). Arguments as `texture_ratio`.
+    """
+    with torch.autocast(images.device.type, enabled=False):
+        return complexity_map(to_grey(images, grey), patch_size) > threshold
+
+
+def texture_map(
+    images: torch.Tensor, patch_size: int = 10, threshold: float = 50.0, grey: str = "rgb"
+) -> torch.Tensor:
+    """The same pixel by pixel: float (B, 1, H, W), 1 where textured, 0 where smooth; its mean is
+    `texture_ratio`.
+    """
+    patches = textured_patches(images, patch_size, threshold, grey).float()
+    pixels = patches.repeat_interleave(patch_size, 1).repeat_interleave(patch_size, 2)
+    return pixels[:, None, : images.shape[-2], : images.shape[-1]]
+
+
 def texture_ratio(
     images: torch.Tensor, patch_size: int = 10, threshold: float = 50.0, grey: str = "rgb"
 ) -> torch.Tensor:
@@ -126,8 +147,7 @@ def texture_ratio(
         (B,) in [0, 1], not rounded.
     """
     height, width = images.shape[-2:]
-    with torch.autocast(images.device.type, enabled=False):
-        textured = complexity_map(to_grey(images, grey), patch_size) > threshold
+    textured = textured_patches(images, patch_size, threshold, grey)
     rows = _extents(height, patch_size, images.device)
     columns = _extents(width, patch_size, images.device)
     area = rows[:, None] * columns

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 
 from gdpo_sr.metrics import create_metric
-from gdpo_sr.rewards.base import Kind, check_shapes
+from gdpo_sr.rewards.base import Kind, check_options, check_shapes
 from gdpo_sr.types import OptionError
+
+PRECISIONS = {"float32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class IQAReward:
@@ -23,6 +25,11 @@ class IQAReward:
         options: for pyiqa, such as ``{"crop_border": 4}``.
         chunk: images scored at a time, all if None; it bounds memory and does not change the
             scores.
+        direction: "higher" or "lower" is better, or "auto": as pyiqa says.
+        precision: of the metric's network, "float32", "fp16" or "bf16".
+        flip_rng: where given, each group is turned upside down with probability 0.5, all its
+            candidates and its HR picture alike. MANIQA takes 20 of a grid of 25 crops and so never
+            meets the lowest 72 rows of a 512 x 512 picture, which would be free of any reward.
 
     Raises:
         MetricError: unknown metric or weights that cannot be downloaded.
@@ -37,15 +44,11 @@ class IQAReward:
         device: str = "cpu",
         options: Mapping[str, Any] | None = None,
         chunk: int | None = None,
+        direction: str = "auto",
+        precision: str = "float32",
+        flip_rng: torch.Generator | None = None,
     ) -> None:
-        if kind not in ("fidelity", "perception"):
-            raise OptionError(
-                f"reward '{metric_name}': kind '{kind}' is not fidelity or perception"
-            )
-        if weight < 0:
-            raise OptionError(
-                f"reward '{metric_name}': weight {weight} is negative; give 0 or more"
-            )
+        check_options(metric_name, kind, weight)
         if chunk is not None and chunk < 1:
             raise OptionError(
                 f"reward '{metric_name}': chunk {chunk} is less than 1; give 1 or more"
@@ -54,7 +57,11 @@ class IQAReward:
         self.kind = kind
         self.weight = weight
         self.metric = create_metric(metric_name, device, **(options or {}))
+        self.metric.precision = PRECISIONS[precision]
+        if direction != "auto":
+            self.metric.lower_better = direction == "lower"
         self._chunk = chunk
+        self._flip_rng = flip_rng
 
     def __call__(self, candidates: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
         """Scores (B, G) float32, higher is better, NaN where the metric fails; no gradient.
@@ -67,9 +74,23 @@ class IQAReward:
             MetricError: wrong shapes, or values outside [0, 1].
         """
         check_shapes(self.name, candidates, hr)
+        if self._flip_rng is not None:
+            candidates, hr = flip_groups(candidates, hr, self._flip_rng)
         images = candidates.flatten(0, 1)
         references = hr.repeat_interleave(candidates.shape[1], dim=0)
         chunk = self._chunk or len(images)
         pairs = zip(images.split(chunk), references.split(chunk), strict=True)
         scores = torch.cat([self.metric(part, reference) for part, reference in pairs])
         return (-scores if self.metric.lower_better else scores).reshape(candidates.shape[:2])
+
+
+def flip_groups(
+    candidates: torch.Tensor, hr: torch.Tensor, rng: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Turn each group (G, 3, H, W) and its HR picture upside down together, one time in two."""
+    flip = torch.rand(len(hr), generator=rng, device=rng.device) < 0.5
+    flip = flip.to(hr.device)[:, None, None, None]
+    return (
+        torch.where(flip[:, None], candidates.flip(-2), candidates),
+        torch.where(flip, hr.flip(-2), hr),
+    )

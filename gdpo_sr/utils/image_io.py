@@ -5,57 +5,52 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 
 from gdpo_sr.types import DatasetError, ImageError
+from gdpo_sr.utils.image_decode import decode, image_size
+from gdpo_sr.utils.sixteen_bit import png_16, tiff_16
 
-WRITABLE = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+__all__ = [
+    "WRITABLE",
+    "image_size",
+    "is_picture",
+    "list_images",
+    "read_image",
+    "write_image",
+    "write_pixels",
+]
+
+WRITABLE = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".bmp": "BMP",
+}
+DEEP = {"PNG": png_16, "TIFF": tiff_16}  # formats that are written with 16 bits
 # Formats that Pillow recognises but cannot decode without a program or plug-in that is not
 # installed with it.
 _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
-_SIDEWAYS = {5, 6, 7, 8}  # values of the EXIF orientation that exchange width and height
 
 
 def read_image(path: str | os.PathLike[str]) -> torch.Tensor:
-    """Read a picture upright, as (3, H, W) float32 RGB in [0, 1].
+    """Read a picture upright, as (3, H, W) float32 RGB in [0, 1] with all its bits.
 
-    EXIF orientation is applied and alpha is dropped. Grey pictures keep 16 bits; Pillow reduces
-    16-bit RGB to 8 bits.
+    EXIF orientation is applied, alpha is dropped, RGB profiles are ignored.
 
     Raises:
         ImageError: the file is missing, empty, truncated or not a picture.
     """
-    path = Path(path)
-    try:
-        with Image.open(_existing(path)) as image:
-            image.load()
-            pixels = _to_rgb(ImageOps.exif_transpose(image))
-    except ImageError:
-        raise
-    except Exception as error:  # each decoder of Pillow has exceptions of its own
-        raise _unreadable(path, error) from error
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
-
-
-def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """(H, W) of the upright picture, from the header alone.
-
-    Raises:
-        ImageError: the file is missing, empty or not a picture.
-    """
-    path = Path(path)
-    try:
-        with Image.open(_existing(path)) as image:
-            width, height = _stored_size(image)
-            sideways = _orientation(image) in _SIDEWAYS
-    except ImageError:
-        raise
-    except Exception as error:  # each decoder of Pillow has exceptions of its own
-        raise _unreadable(path, error) from error
-    return (width, height) if sideways else (height, width)
+    pixels = decode(path).pixels
+    channels = [0, 1, 2] if pixels.shape[2] > 2 else [0, 0, 0]
+    return torch.from_numpy(np.ascontiguousarray(pixels[..., channels].transpose(2, 0, 1)))
 
 
 def write_image(path: str | os.PathLike[str], image: torch.Tensor, quality: int = 95) -> None:
@@ -63,7 +58,7 @@ def write_image(path: str | os.PathLike[str], image: torch.Tensor, quality: int 
     not at all.
 
     Args:
-        path: suffix .png, .jpg, .jpeg or .webp; missing folders are made.
+        path: its suffix, one of WRITABLE, is the format; missing folders are made.
         image: (3, H, W), any float type, any device.
         quality: 1 to 100, for JPEG and WebP.
 
@@ -71,12 +66,36 @@ def write_image(path: str | os.PathLike[str], image: torch.Tensor, quality: int 
         ImageError: wrong shape or suffix, values that are not finite, or a folder that cannot be
             written.
     """
+    write_pixels(path, _to_bytes(Path(path), image), quality)
+
+
+def write_pixels(
+    path: str | os.PathLike[str],
+    pixels: np.ndarray,
+    quality: int = 95,
+    icc: bytes | None = None,
+) -> None:
+    """Write finished pixels; the file appears complete or not at all.
+
+    Args:
+        path: its suffix, one of WRITABLE, is the format; missing folders are made.
+        pixels: (H, W, C) uint8, or uint16 for PNG and TIFF; grey, grey + alpha, RGB or RGBA.
+        quality: 1 to 100, for JPEG and WebP.
+        icc: profile to embed; BMP has no place for it.
+
+    Raises:
+        ImageError: another suffix, or a folder that cannot be written.
+    """
     path = Path(path)
-    picture = Image.fromarray(_to_bytes(path, image))
+    form = _format(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(temporary, format=WRITABLE[path.suffix.lower()], quality=quality)
+        if pixels.dtype == np.uint16:
+            temporary.write_bytes(DEEP[form](pixels, icc))
+        else:
+            picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+            picture.save(temporary, format=form, **_save_options(form, quality, icc))
         os.replace(temporary, path)
     except (OSError, ValueError) as error:
         raise ImageError(
@@ -102,12 +121,21 @@ def list_images(source: str | os.PathLike[str], recursive: bool = False) -> list
             f"no such file or folder: {source}; give the path of a picture or of a folder"
         )
     found = source.rglob("*") if recursive else source.iterdir()
-    images = sorted(p for p in found if _is_picture(p))
+    images = sorted(p for p in found if is_picture(p))
     if not images:
         raise DatasetError(
             f"no picture in the folder {source}; put PNG, JPEG, WebP, ... files into it"
         )
     return images
+
+
+def is_picture(path: Path) -> bool:
+    """Whether the suffix is one that can be read; hidden files are none."""
+    return (
+        path.suffix.lower() in _readable_suffixes()
+        and not path.name.startswith(".")
+        and path.is_file()
+    )
 
 
 @lru_cache(maxsize=1)
@@ -116,63 +144,29 @@ def _readable_suffixes() -> frozenset[str]:
     return frozenset(s for s, form in known if form in Image.OPEN and form not in _NOT_DECODED)
 
 
-def _is_picture(path: Path) -> bool:
-    return (
-        path.suffix.lower() in _readable_suffixes()
-        and not path.name.startswith(".")
-        and path.is_file()
-    )
-
-
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise ImageError(f"cannot read {path}: no such file; check the path")
-    if path.stat().st_size == 0:
-        raise ImageError(f"cannot read {path}: the file is empty; replace or remove it")
-    return path
-
-
-def _unreadable(path: Path, error: Exception) -> ImageError:
-    reason = (
-        "not a picture" if isinstance(error, Image.UnidentifiedImageError) else str(error).strip()
-    )
-    reason = " ".join((reason or type(error).__name__).split())
-    return ImageError(f"cannot read {path}: {reason}; replace or remove it")
-
-
-def _stored_size(image: Image.Image) -> tuple[int, int]:
-    """(W, H) before EXIF orientation, which recent Pillow applies to an opened TIFF's size."""
-    if image.format == "TIFF":
-        return image.tag_v2[ExifTags.Base.ImageWidth], image.tag_v2[ExifTags.Base.ImageLength]
-    return image.size
-
-
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation; of a PNG only what stands before the pixels, since more would decode it."""
-    if image.format == "PNG" and "exif" not in image.info:
-        return 1
-    return image.getexif().get(ExifTags.Base.Orientation, 1)
-
-
-def _to_rgb(image: Image.Image) -> np.ndarray:
-    """(H, W, 3) float32 in [0, 1] from a picture of any mode."""
-    if image.mode.startswith("I"):
-        grey = np.asarray(image).astype(np.float32) / 65535.0
-    elif image.mode == "F":
-        grey = np.asarray(image).astype(np.float32)
-    else:
-        return np.asarray(image.convert("RGB"), dtype=np.float32) / np.float32(255.0)
-    if not (np.isfinite(grey).all() and grey.min() >= 0.0 and grey.max() <= 1.0):
-        raise ValueError("values beyond the range of a 16-bit or [0, 1] float picture")
-    return np.repeat(grey[..., None], 3, axis=2)
-
-
-def _to_bytes(path: Path, image: torch.Tensor) -> np.ndarray:
-    """(H, W, 3) uint8 from (3, H, W), after checks."""
+def _format(path: Path) -> str:
     if path.suffix.lower() not in WRITABLE:
         raise ImageError(
             f"cannot write {path}: suffix '{path.suffix}' is not one of {' '.join(WRITABLE)}"
         )
+    return WRITABLE[path.suffix.lower()]
+
+
+def _save_options(form: str, quality: int, icc: bytes | None) -> dict[str, Any]:
+    """What Pillow is told, for the formats that know it."""
+    options: dict[str, Any] = {}
+    if form in ("JPEG", "WEBP"):
+        options["quality"] = quality
+    if form == "TIFF":
+        options["compression"] = "tiff_adobe_deflate"
+    if icc is not None and form != "BMP":
+        options["icc_profile"] = icc
+    return options
+
+
+def _to_bytes(path: Path, image: torch.Tensor) -> np.ndarray:
+    """(H, W, 3) uint8 from (3, H, W), after checks."""
+    _format(path)
     if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
         raise ImageError(f"cannot write {path}: shape {tuple(image.shape)} is not (3, H, W)")
     image = image.detach().float().cpu()

@@ -10,6 +10,8 @@ out if it is small, a drawing, grey, like one that is taken already, without a f
 package's copyright file, or of split `none` in the table (looked at and rejected). The second
 command gives the choice of the table alone, as whole photographs, which `mini` was trained on.
 
+Look at what a new package adds: paintings and renderings with grain pass as photographs.
+
 Result: photos/train with tiles, photos/val with whole photographs, both at two sizes;
 photos/credits.csv with author, year, licence, package and path of every photograph;
 photos/left_out.csv with every other picture and the reason.

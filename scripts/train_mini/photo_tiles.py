@@ -1,9 +1,9 @@
 """Copies of a photograph at two sizes, and square tiles of them.
 
-Tiles do not overlap, so that every pixel is drawn with equal chance in training; what is left over
-at the borders is cut off equally on both sides. Reading a tile takes a twelfth of the time of
-reading a photograph of 8 megapixels, of which training needs one small crop. Tiles without texture
-(sky, blur) are left out: they teach nothing that the smooth parts of the others do not.
+Tiles do not overlap, so that no part of a copy is in two of them; what is left over at the borders
+is cut off equally on both sides. Training needs one small crop of a file, and a tile is quicker to
+decode than a whole photograph. Tiles without texture (sky, blur) are left out: the smooth parts of
+the others show the same.
 """
 
 from __future__ import annotations

@@ -93,10 +93,14 @@ def prepare_parts(parts: dict, stream: PhotoStream, seed: int) -> None:
 
 
 def save_model(parts: dict, folder: Path, dtype: torch.dtype) -> None:
-    """Write a model in diffusers layout; the folder appears when it is complete."""
+    """Write a model in diffusers layout, the networks in `dtype`, the small autoencoder in float32.
+
+    The folder appears when it is complete.
+    """
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    OneStepSRPipeline(**parts).to("cpu", dtype).save_pretrained(temporary)
+    networks = {name: parts[name].to("cpu", dtype) for name in ("unet", "text_encoder")}
+    OneStepSRPipeline(**{**parts, **networks}).save_pretrained(temporary)
     os.replace(temporary, folder)
 
 

@@ -1,5 +1,5 @@
-"""A whole stage-2 step, the NAOSD forward pass, the merge and the VSD loss against recordings of
-the released code on a toy model of Stable Diffusion's shape.
+"""A whole stage-2 step, and the merged stage-1 model that it starts from, against recordings of the
+released code on a toy model of Stable Diffusion's shape. Stage 1 itself: test_golden_stage1.py.
 
 Every test records the largest error that it met (`pytest --junitxml` shows them).
 """
@@ -14,16 +14,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 from gdpo_sr.candidates import generate_group, sample_candidates
-from gdpo_sr.generators.diffusion_math import add_noise, predict_x0
 from gdpo_sr.generators.load import build_generator, load_components
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
 from gdpo_sr.lora import adapters_disabled
-from gdpo_sr.losses import gdpo_loss, vsd_loss
+from gdpo_sr.losses import gdpo_loss
 from gdpo_sr.losses.gdpo_loss import preference_margin
-from gdpo_sr.losses.vsd_loss import classifier_free_guidance
 from gdpo_sr.prediction_errors import GroupErrors, errors_for_noise
 from gdpo_sr.rewards.attribute_aware import estimate_advantages
 from gdpo_sr.rewards.iqa_reward import IQAReward
@@ -336,43 +333,6 @@ def test_forward_of_the_merged_stage_2(golden, load, stage1, assert_close, recor
     noise = recorded["noise"][:, None]
     image = generate_group(generator, recorded["x"], noise, prompts, recorded["vae_eps"])[:, 0]
     assert_close("stage-2 image", image, recorded["image"], NETWORK)
-
-
-@pytest.fixture(scope="module")
-def fake_score(golden, base: NoiseAwareGenerator) -> torch.nn.Module:
-    """The fake-score UNet, all three adapters active (`vsd_lora.pkl` has no base layer)."""
-    unet = copy.deepcopy(base.unet)
-    load_as_one_adapter(unet, golden("vsd_lora.pkl"))
-    return unet
-
-
-@pytest.mark.parametrize("case", [0, 1, 2])
-def test_vsd(load, base, fake_score, assert_close, case: int):
-    """VSD loss and its gradient with guidance 7.5, and the loss that trains the fake score."""
-    arrays = load("vsd.npz")
-    recorded = {k.removeprefix(f"case{case}__"): v for k, v in arrays.items()}
-    embeds, negative = arrays["prompt_embeds"], arrays["neg_embeds"]
-    latents = recorded["latents"].clone().requires_grad_()
-    with torch.no_grad():
-        t = recorded["dm_timestep"]
-        alpha_bar = base.scheduler.alphas_cumprod[t].view(-1, 1, 1, 1)
-        noisy = add_noise(recorded["latents"], recorded["dm_noise"], alpha_bar)
-        fake = fake_score(noisy, t, embeds).sample
-        real = classifier_free_guidance(
-            base.unet(noisy, t, embeds).sample, base.unet(noisy, t, negative).sample, 7.5
-        )
-    x0_real, x0_fake = (predict_x0(noisy, e, alpha_bar) for e in (real, fake))
-    loss = vsd_loss(latents, x0_real, x0_fake).loss
-    loss.backward()
-    assert_close(f"case {case} vsd loss", loss, recorded["dm_loss"], 1e-5)
-    assert_close(f"case {case} vsd gradient", latents.grad, recorded["dm_grad"], 1e-6)
-
-    t = recorded["lora_timestep"]
-    alpha_bar = base.scheduler.alphas_cumprod[t].view(-1, 1, 1, 1)
-    noisy = add_noise(recorded["latents"], recorded["lora_noise"], alpha_bar)
-    with torch.no_grad():
-        error = F.mse_loss(fake_score(noisy, t, embeds).sample, recorded["lora_noise"])
-    assert_close(f"case {case} fake-score loss", error, recorded["lora_loss"], 1e-5)
 
 
 def test_the_step_starts_from_the_stage_1_model(golden, stage1):

@@ -67,6 +67,12 @@ def trained(model: GDPOModel) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in model.trained.items()}
 
 
+def first_loss(model: GDPOModel) -> LossOutput:
+    """Loss of the first batch."""
+    [rollout] = model.prepare_update([model.to_batch(next(model._batches()))])
+    return model.compute_loss(rollout)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -86,7 +92,7 @@ def test_only_the_lora_moves(base: Path, tmp_path: Path, changes: dict[str, obje
 
 def test_first_loss_is_ln_2_and_nothing_is_skipped(base: Path, tmp_path: Path):
     model = build(base, tmp_path)
-    output = model.compute_loss(model.to_batch(next(model._batches())))
+    output = first_loss(model)
     torch.testing.assert_close(output.loss, torch.tensor(2.0).log())
     assert int(output.logs["skipped_groups"]) == 0
     assert {"metric_psnr_y", "spread_psnr_y", "seconds_sampling"} <= output.logs.keys()
@@ -128,6 +134,7 @@ def test_accumulation_equals_a_larger_batch(base: Path, tmp_path: Path):
         changes = {"datasets__train__batch_size": size, "train__accumulation": 2 // size}
         model = build(base, tmp_path / str(size), **changes)
         model.degrade = lambda hr, rng: F.avg_pool2d(hr, 4)
+        model.prepare_update = lambda batches: batches
         compute_loss = model.compute_loss
         model.compute_loss = lambda batch, m=model, f=compute_loss: _fixed_noise_loss(m, f, batch)
         model._update(model._batches())
@@ -144,7 +151,8 @@ def _fixed_noise_loss(model: GDPOModel, compute_loss, batch: SRBatch) -> LossOut
             model.random[source].manual_seed(sum(map(ord, name)))
         one = slice(index, index + 1)
         part = SRBatch(batch.lr[one], batch.hr[one], batch.prompts[one], [name])
-        losses.append(compute_loss(part).loss)
+        [rollout] = GDPOModel.prepare_update(model, [part])
+        losses.append(compute_loss(rollout).loss)
     return LossOutput(torch.stack(losses).mean())
 
 
@@ -215,6 +223,6 @@ def test_a_reward_that_always_fails_does_not_end_the_run(base: Path, tmp_path: P
 
     broken.kind, broken.weight, broken.metric = "perception", 1.0, model.rewards["entropy"].metric
     model.rewards["entropy"] = broken
-    output = model.compute_loss(model.to_batch(next(model._batches())))
+    output = first_loss(model)
     assert torch.isfinite(output.loss)
     assert int(output.logs["failed_entropy"]) == 3

@@ -5,22 +5,31 @@ reward against recordings, and the reward-decoupled normalisation by hand.
 from __future__ import annotations
 
 import math
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from gdpo_sr.advantages import (
+    ESTIMATORS,
+    advantages_of,
     attribute_aware_reward,
+    batch_std_advantages,
     decoupled_advantages,
+    decoupled_totals,
     group_advantages,
+    mean_only_advantages,
     normalize_min_max,
-    permute_within_groups,
+    permutation_within_groups,
+    standardize,
     tied,
     weighted_mean,
 )
 
 NAN = math.nan
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "decoupled_advantages.py"
 REWARDS = torch.rand(5, 6, generator=torch.Generator().manual_seed(0))
 
 
@@ -205,11 +214,74 @@ def test_decoupled_of_ties_alone():
     assert torch.equal(decoupled_advantages(torch.ones(2, 3, 4), [1.0, 1.0]), torch.zeros(3, 4))
 
 
+def test_decoupled_weights_of_each_picture():
+    """(K, B) weights: picture 0 listens to the first reward alone, picture 1 to the second."""
+    rewards = torch.rand(2, 2, 4, generator=torch.Generator().manual_seed(1))
+    totals = decoupled_totals(rewards, [[1.0, 0.0], [0.0, 1.0]])
+    torch.testing.assert_close(totals[0], decoupled_totals(rewards[:1], [1.0])[0])
+    torch.testing.assert_close(totals[1], decoupled_totals(rewards[1:], [1.0])[1])
+
+
+def test_statistics_of_the_whole_batch():
+    """Two halves, standardised with both, are what one batch gives."""
+    rewards = torch.rand(2, 4, 6, generator=torch.Generator().manual_seed(3))
+    totals = decoupled_totals(rewards, [1.0, 1.0])
+    halves = torch.cat([standardize(totals[:2], totals), standardize(totals[2:], totals)])
+    assert torch.equal(halves, decoupled_advantages(rewards, [1.0, 1.0]))
+    assert not torch.allclose(halves[:2], standardize(totals[:2]))
+
+
+def test_mean_only_keeps_the_size_of_a_preference():
+    rewards = torch.tensor([[0.0, 1.0], [0.0, 0.1], [5.0, 5.0], [1.0, NAN]])
+    expected = torch.tensor([[-0.5, 0.5], [-0.05, 0.05], [0.0, 0.0], [0.0, 0.0]])
+    torch.testing.assert_close(mean_only_advantages(rewards), expected)
+
+
+def test_batch_std_by_hand():
+    """Centred (-1, 1) and (-2, 2), over the std of 0, 2, 0, 4."""
+    rewards = torch.tensor([[0.0, 2.0], [0.0, 4.0]])
+    spread = rewards.std() + 1e-4
+    expected = torch.tensor([[-1.0, 1.0], [-2.0, 2.0]]) / spread
+    torch.testing.assert_close(batch_std_advantages(rewards), expected)
+    torch.testing.assert_close(batch_std_advantages(rewards[:1], rewards), expected[:1])
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_every_estimator_is_safe_centred_and_clipped(estimator: str):
+    values = torch.cat([REWARDS, torch.full((1, 6), 0.5), torch.full((1, 6), NAN)])
+    values[0, 0] = NAN
+    advantages = advantages_of(values, estimator)
+    assert advantages.isfinite().all() and advantages[0, 0] == 0 and (advantages[-1] == 0).all()
+    if estimator != "decoupled":  # it takes the mean of the whole batch away
+        assert advantages.sum(-1).abs().max() < 1e-5
+    assert advantages_of(values, estimator, clip=0.1).abs().max() <= 0.1
+
+
+def test_toy_example_of_decoupled_normalisation():
+    """Two binary rewards, groups (0, 1) and (0, 2): GRPO gives 0.7071 for both; GDPO 0.7071 and
+    1.4142; a single group per batch falls back to 0.7071.
+    """
+    example = runpy.run_path(str(EXAMPLE))
+    both = example["advantages"](example["ONE"], example["BOTH"])
+    grpo, before, after = (values[:, 1].tolist() for values in both.values())
+    assert grpo == pytest.approx([0.7071, 0.7071], abs=1e-4)
+    assert before == pytest.approx([0.7071, 1.4142], abs=2e-4)
+    assert after[1] == pytest.approx(2 * after[0])
+    alone = example["advantages"](example["BOTH"])
+    assert float(list(alone.values())[2][0, 1]) == pytest.approx(0.7071, abs=1e-3)
+
+
+def test_toy_example_runs(capsys):
+    runpy.run_path(str(EXAMPLE), run_name="__main__")
+    assert "1.4140" in capsys.readouterr().out
+
+
 def test_permutation_stays_inside_the_group():
     advantages = group_advantages(torch.rand(40, 6, generator=torch.Generator().manual_seed(2)))
 
     def permuted(seed: int) -> torch.Tensor:
-        return permute_within_groups(advantages, torch.Generator().manual_seed(seed))
+        rng = torch.Generator().manual_seed(seed)
+        return advantages.gather(-1, permutation_within_groups((40, 6), rng))
 
     assert torch.equal(permuted(0), permuted(0))
     assert not torch.equal(permuted(0), permuted(1))

@@ -11,16 +11,11 @@ import yaml
 from gdpo_sr.config import schema_file
 from gdpo_sr.config.degradation import DegradationOptions
 from gdpo_sr.config.load import dump_options, load_options, resolve_folder
-from gdpo_sr.config.schema import Options
 from gdpo_sr.config.yaml_file import parse_yaml
 from gdpo_sr.types import OptionError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-FILES = sorted(
-    file
-    for file in (REPOSITORY / "options").rglob("*.yml")
-    if file.parent.name != "accelerate"  # those are accelerate's own configuration files
-)
+FILES = sorted((REPOSITORY / "options").glob("*.yml"))
 MINIMAL = """\
 name: test
 datasets:
@@ -31,6 +26,13 @@ train:
     fidelity:
       psnr_y: {metric: psnr_y}
 """
+STAGE1 = """\
+name: test
+model_type: NAOSDModel
+datasets:
+  train: {dataroot_gt: photos}
+  val: {dataroot_gt: photos}
+"""
 
 
 @pytest.fixture
@@ -39,6 +41,11 @@ def minimal(tmp_path) -> Path:
     file.parent.mkdir()
     file.write_text(MINIMAL)
     return file
+
+
+@pytest.fixture
+def stage1(minimal) -> Path:
+    return rewritten(minimal, MINIMAL, STAGE1)
 
 
 def problems(file: Path, *overrides: str) -> list[str]:
@@ -73,6 +80,25 @@ def test_the_papers_setting():
     assert (train.optim_g.lr, train.lora.rank, train.target) == (5e-5, 4, "noise")
     assert (options.network_g.t_add, options.network_g.t_diff) == (250, 100)
     assert train.mixed_precision == "bf16" and options.datasets.train.gt_size == 512
+
+
+def test_the_papers_setting_of_stage_1():
+    options = load_options(REPOSITORY / "options" / "naosd_sd21.yml")
+    train, losses = options.train, options.train.losses
+    batch = options.datasets.train.batch_size * train.accumulation * 4
+    assert (train.total_iter, batch, train.lora.rank) == (35000, 16, 4)
+    assert (train.optim_g.lr, train.optim_g.betas, train.grad_clip) == (5e-5, (0.9, 0.999), 1.0)
+    weights = (losses.reconstruction.weight, losses.perceptual["lpips"].weight, losses.vsd.weight)
+    assert weights == (1, 2, 1) and losses.reconstruction.type == "mse"
+    assert (losses.vsd.cfg_scale, losses.vsd.min_step, losses.vsd.max_step) == (7.5, 0.02, 0.5)
+    assert (options.network_g.t_add, options.network_g.t_diff) == (250, 100)
+
+
+def test_defaults_of_stage_1_are_the_papers(stage1):
+    train = load_options(stage1).train
+    assert (train.total_iter, train.generator, train.noises_per_image) == (35000, "lora", 1)
+    assert (train.losses.vsd.lora.rank, train.losses.vsd.optim.lr) == (4, 5e-5)
+    assert train.losses.energy is None and train.losses.perceptual == {}
 
 
 def test_defaults_are_the_papers(minimal):
@@ -159,6 +185,47 @@ def test_values_out_of_range(minimal, item, message):
 
 
 @pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ("train:loss={type: gdop}", "train.loss.type = 'gdop': did you mean 'gdpo'? known: gdpo,"),
+        (
+            "train:loss={type: grpo, sgima: 1}",
+            "sgima = 1: unknown key; did you mean train.loss.",
+        ),
+        (
+            "train:loss={type: grpo, omega: 5}",
+            "train.loss.omega = 5: unknown key; type grpo does not take it, its keys are type, sig",
+        ),
+        ("train:loss={type: grpo, clip: 2}", "train.loss.clip = 2: must be less than 1"),
+        ("train:loss={omega: high}", "train.loss.omega = 'high': must be a valid number"),
+        ("train:loss=gdpo", "train.loss = 'gdpo': must be a section of 'key: value' lines"),
+        ("train:beta=5", "train.beta = 5: unknown key; it belongs to train.loss.beta"),
+        ("train:advantage:type=decopuled", "train.advantage.type = 'decopuled': must be 'group',"),
+    ],
+)
+def test_a_loss_takes_its_own_parameters(minimal, item, message):
+    [line] = problems(minimal, item)
+    assert line.startswith("--force_yml: ") and message in line
+
+
+def test_losses_round_trip_and_omega_may_be_automatic(minimal, tmp_path):
+    for loss in ("{omega: auto}", "{type: multi_pair_dpo, fraction: 0.5}", "{type: sft_best}"):
+        options = load_options(minimal, [f"train:loss={loss}"])
+        copy = tmp_path / "copy.yml"
+        copy.write_text(dump_options(options))
+        assert load_options(copy).train.loss == options.train.loss
+    assert load_options(minimal, ["train:loss={omega: auto}"]).train.loss.omega == "auto"
+
+
+def test_user_modules_are_found_beside_the_options_file(minimal, monkeypatch, tmp_path):
+    (minimal.parent / "mine.py").write_text("")
+    monkeypatch.chdir("/")
+    options = load_options(minimal, ["train:reward:user_modules=[mine.py, a_package.rewards]"])
+    expected = [str((minimal.parent / "mine.py").resolve()), "a_package.rewards"]
+    assert options.train.reward.user_modules == expected
+
+
+@pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (["datasets:train:gt_size=250"], "gt_size = 250 must be a multiple of scale = 4: use 252"),
@@ -177,11 +244,62 @@ def test_values_out_of_range(minimal, item, message):
         (["train:optim_g:betas=[0.9, 1.0]"], "train.optim_g: betas = [0.9, 1.0]: each must be"),
         (["network_g:revision=abc"], "network_g: revision = 'abc': base mini has none"),
         (["val:metrics:psnr_y:metric=psnr"], "val.metrics.psnr_y is also a reward"),
+        (["train:spatial=true", "train:loss={type: sft_best}"], "spatial = true needs loss.type"),
+        (
+            ["train:spatial=true", "train:reward:fixed_perception_weight=0.5"],
+            "spatial = true weighs by region, so reward.fixed_perception_weight = 0.5 has no",
+        ),
+        (["train:diversity:t_add_range=[300, 100]"], "t_add_range = [300, 100]: needs 0 <= first"),
+        (
+            ["train:reward:fidelity:psnr_y:reward=mine"],
+            "metric = psnr_y and reward = mine: give one of the two",
+        ),
+        (
+            ["train:reward:perception:x={reward: mine, random_flip: true}"],
+            "random_flip = True: only for metric; a reward of your own does it itself",
+        ),
     ],
 )
 def test_fields_that_contradict_each_other(minimal, overrides, message):
     lines = problems(minimal, *overrides)
     assert any(message in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ("train:losses:perceptual:a:weigth=1", "did you mean train.losses.perceptual.a.weight?"),
+        ("train:cfg_scale=1", "it belongs to train.losses.vsd.cfg_scale"),
+        ("train:losses:reconstrution=1", "did you mean train.losses.reconstruction?"),
+        ("network_score:bsae=mini", "did you mean network_score.base?"),
+        ("train:generator=all", "train.generator = 'all': must be 'lora' or 'full'"),
+        ("train:noises_per_image=3", "train.noises_per_image = 3: must be less than or equal to 2"),
+        ("train:losses:vsd:min_step=0.6", "min_step = 0.6 must be less than max_step = 0.5"),
+        ("train:losses={vsd: null, reconstruction: {weight: 0}}", "no loss has weight > 0"),
+        ("train:losses:energy={beta: 1}", "train: noises_per_image = 1: losses.energy compares"),
+        ("val:metrics:psnr_y:metric=psnr", "val.metrics.psnr_y is reported by validation anyway"),
+        ("network_score:revision=abc", "revision = 'abc': base null takes network_g's"),
+        ("model_type=NAOSD", "model_type = 'NAOSD': must be 'GDPOModel' or 'NAOSDModel'"),
+    ],
+)
+def test_problems_of_stage_1(stage1, item, message):
+    lines = problems(stage1, item)
+    assert any(message in line for line in lines), lines
+
+
+def test_a_full_generator_has_no_adapters_to_start_from(stage1):
+    [line] = problems(stage1, "train:generator=full", "path:pretrain_lora=x")
+    assert "path.pretrain_lora = 'x': train.generator full has no adapters" in line
+
+
+def test_the_schema_tells_the_stages_apart():
+    schema = schema_file.schema()
+    stages = {
+        name: schema["$defs"][schema[name]["$ref"].split("/")[-1]] for name in ("then", "else")
+    }
+    assert schema["if"]["properties"]["model_type"]["const"] == "NAOSDModel"
+    assert stages["then"]["properties"]["model_type"]["const"] == "NAOSDModel"
+    assert stages["else"]["properties"]["model_type"]["const"] == "GDPOModel"
 
 
 def test_missing_keys(minimal):
@@ -302,9 +420,8 @@ def test_options_cannot_be_changed(minimal):
 
 
 def test_every_field_has_a_description():
-    definitions = Options.model_json_schema()["$defs"].values()
-    fields = [*Options.model_json_schema()["properties"].items()]
-    fields += [item for definition in definitions for item in definition["properties"].items()]
+    definitions = schema_file.schema()["$defs"].values()
+    fields = [item for definition in definitions for item in definition["properties"].items()]
     assert len(fields) > 80
     assert [name for name, field in fields if not field.get("description")] == []
     assert all(definition["additionalProperties"] is False for definition in definitions)

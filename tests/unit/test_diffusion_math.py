@@ -11,6 +11,7 @@ from gdpo_sr.generators.diffusion_math import (
     epsilon_for_x0,
     epsilon_from_v,
     predict_x0,
+    velocity,
 )
 
 ALPHA_BARS = cumulative_alphas(0.00085, 0.012, 1000)
@@ -90,5 +91,6 @@ def test_error_of_x0_is_a_multiple_of_the_error_of_epsilon():
 def test_v_prediction_becomes_epsilon():
     """v = sqrt(abar) n - sigma z, so sqrt(abar) v + sigma z_t = n."""
     z, noise = draw(1, 4, 8, 8), draw(1, 4, 8, 8, seed=1)
-    v = DIFF**0.5 * noise - (1 - DIFF) ** 0.5 * z
+    v = velocity(z, noise, DIFF)
+    torch.testing.assert_close(v, DIFF**0.5 * noise - (1 - DIFF) ** 0.5 * z)
     torch.testing.assert_close(epsilon_from_v(add_noise(z, noise, DIFF), v, DIFF), noise)

@@ -20,23 +20,39 @@ PURE = {
     "gdpo_sr.types",
     "gdpo_sr.advantages",
     "gdpo_sr.generators.diffusion_math",
+    "gdpo_sr.generators.lapped_transform",
     "gdpo_sr.rewards.content_weights",
     "gdpo_sr.losses.gdpo_loss",
     "gdpo_sr.losses.diffusion_dpo",
     "gdpo_sr.losses.grpo",
+    "gdpo_sr.losses.multi_pair_dpo",
+    "gdpo_sr.losses.preference",
+    "gdpo_sr.losses.regression",
     "gdpo_sr.losses.vsd_loss",
+    "gdpo_sr.losses.energy_score",
+    "gdpo_sr.losses.reconstruction",
     "gdpo_sr.utils.color_fix",
     "gdpo_sr.utils.tiling",
+    "gdpo_sr.utils.resample",
 }
 # Lowest first. A name stands for the module or for everything in the package of that name.
 LAYERS = (
     {"version", "types", "registry", "config"},
     {name.removeprefix(f"{PACKAGE}.") for name in PURE - {"gdpo_sr.types"}},
     {"utils"},
-    {"schedulers", "generators", "lora", "data", "rewards", "metrics", "losses"},
-    {"candidates", "prediction_errors", "pipelines"},
+    {
+        "schedulers",
+        "generators",
+        "lora",
+        "generator_adapters",
+        "data",
+        "rewards",
+        "metrics",
+        "losses",
+    },
+    {"candidates", "prediction_errors", "pipelines", "folder_jobs", "evaluation"},
     {"models"},
-    {"train", "inference", "evaluate", "cli", "__main__"},
+    {"train", "inference", "evaluate", "merge", "cli", "__main__"},
 )
 TOP = len(LAYERS)  # the package's own __init__: the public surface, above everything
 

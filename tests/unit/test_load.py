@@ -81,7 +81,7 @@ def test_wrong_autoencoder_class(base: Path, name: str | None):
     config = base / "vae" / "config.json"
     content = {**json.loads(config.read_text()), "_class_name": name}
     config.write_text(json.dumps(content))
-    assert_refused(base, f"holds a {name}: use one of AutoencoderKL, PatchAutoencoder")
+    assert_refused(base, f"holds a {name}: use one of AutoencoderKL, LappedAutoencoder")
 
 
 @pytest.mark.parametrize("part", WEIGHTS)

@@ -13,6 +13,7 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 
 from gdpo_sr.lora import (
+    adapter_active,
     adapters_disabled,
     add_lora,
     find_adapter,
@@ -130,6 +131,23 @@ def test_what_is_trained_stays_so(tuned):
         raise RuntimeError("inside")
     assert [p.requires_grad for p in unet.parameters()] == flags
     assert output(unet).ne(0).any()
+
+
+def test_one_of_two_adapters(tuned):
+    """Each alone, both off; what is trained stays so; either is saved alone."""
+    unet, base = tuned
+    first = output(unet)
+    add_lora(unet, rank=2, name="other")
+    for parameter in lora_parameters(unet):
+        parameter.requires_grad_(True)
+    assert torch.equal(output(unet), base)  # the new one is active and still the identity
+    with adapter_active(unet, "default"):
+        assert torch.equal(output(unet), first)
+        assert all(p.requires_grad for p in lora_parameters(unet))
+    assert torch.equal(output(unet), base)
+    assert all(p.requires_grad for p in lora_parameters(unet))
+    counts = [len(lora_parameters(unet, name)) for name in (None, "default", "other")]
+    assert counts[0] == counts[1] + counts[2] and counts[1] == counts[2]
 
 
 def test_without_an_adapter_there_is_nothing_to_disable():

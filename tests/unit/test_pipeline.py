@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
 from PIL import Image
 
 from gdpo_sr import OneStepSRPipeline
 from gdpo_sr.lora import add_lora, lora_parameters, merge_lora, save_lora
+from gdpo_sr.pipelines.noise_field import NoiseField, draw_seed
 from gdpo_sr.schedulers.one_step import OneStepScheduler
 from gdpo_sr.types import CheckpointError, ImageError, OptionError
 from tests.tiny_base import PROMPT, tiny_base
@@ -142,7 +142,7 @@ def test_no_generator_is_random_and_leaves_the_global_state(pipe: OneStepSRPipel
         ({"output_type": "jpg"}, "output_type = 'jpg': use one of pil, np, pt"),
         ({"scale": 0}, "scale = 0"),
         ({"scale": float("nan")}, "scale = nan"),
-        ({"scale": 17}, "scale = 17: .* at most 16"),
+        ({"scale": 65}, "scale = 65: .* at most 64"),
         ({"num_candidates": 0}, "num_candidates = 0: use 1 or more"),
         ({"tile": 32}, "tile = 32, tile_overlap = 16"),
         ({"tile": 8, "tile_overlap": -1}, "tile_overlap = -1"),
@@ -234,26 +234,12 @@ def test_tile_that_covers_everything_is_no_tile(pipe: OneStepSRPipeline):
     assert torch.equal(restore(pipe, tile=48), restore(pipe))
 
 
-def test_tiles(pipe: OneStepSRPipeline):
-    """Every size is covered; tiles see less of the picture, so the result is close, not equal."""
-    image = picture(30, 41)
-    tiled = restore(pipe, image=image, tile=16, tile_overlap=4)
-    whole = restore(pipe, image=image)
-    assert tiled.shape == whole.shape
-    assert 0 < (tiled - whole).abs().mean() < 0.1
-
-
-def test_tiles_of_a_local_network_make_no_seam(pipe: OneStepSRPipeline):
-    """With a UNet that looks at single positions, tiled and whole agree to 1e-5."""
-
-    class Pointwise(UNet2DConditionModel):
-        def forward(self, sample, timestep, encoder_hidden_states):
-            return type("Output", (), {"sample": torch.tanh(sample)})
-
-    pipe.unet.__class__ = Pointwise
-    image = picture(30, 41)
-    tiled = restore(pipe, image=image, tile=16, tile_overlap=4)
-    torch.testing.assert_close(tiled, restore(pipe, image=image), atol=1e-5, rtol=0)
+def test_size(pipe: OneStepSRPipeline):
+    """(H, W) exactly; the middle of the picture, enlarged until it covers the size."""
+    image = picture(12, 16)
+    assert restore(pipe, image=image, size=(30, 64)).shape == (1, 3, 30, 64)
+    whole = restore(pipe, image=image, color_fix="none", t_add=0)
+    assert torch.equal(restore(pipe, image=image, size=(48, 64), color_fix="none", t_add=0), whole)
 
 
 def test_candidates_are_encoded_once(pipe: OneStepSRPipeline, monkeypatch: pytest.MonkeyPatch):
@@ -268,7 +254,7 @@ def test_result_is_the_generator_s(pipe: OneStepSRPipeline):
     """Without a colour fix: bicubic, [0, 1] -> [-1, 1], generator with drawn noise, and back."""
     image = picture(16, 16)[None]
     enlarged = torch.nn.functional.interpolate(image, scale_factor=4, mode="bicubic").clamp(0, 1)
-    noise = torch.randn(1, 12, 16, 16, generator=rng())
+    noise = NoiseField(draw_seed(rng()), 12).window(0, 16, 0, 16)[None]
     expected = pipe.generator(enlarged * 2 - 1, noise) / 2 + 0.5
     actual = restore(pipe, image=image, color_fix="none")
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)

@@ -1,0 +1,78 @@
+"""Any differentiable metric of pyiqa as a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from gdpo_sr.metrics.pyiqa_build import build
+from gdpo_sr.metrics.registry import resolve
+from gdpo_sr.types import LossOutput, MetricError
+
+_EXAMPLES = "lpips-vgg, ms_ssim, ssim, gmsd, nlpd"
+
+
+class PerceptualLoss(nn.Module):
+    """Mean score of a metric, its sign turned where higher is better.
+
+    Args:
+        name: `psnr_y`, `ssim_y` or any name of pyiqa.
+        device: where it is computed.
+        options: for pyiqa.
+        size: side in pixels of the pictures of training, at which the metric is tried out.
+
+    Raises:
+        MetricError: unknown metric, missing weights, or no gradient at this size.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        device: str = "cpu",
+        options: Mapping[str, Any] | None = None,
+        size: int = 192,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        theirs, merged = resolve(name, options)
+        metric: Any = build(theirs, device, {**merged, "as_loss": True})
+        self.metric = metric.requires_grad_(False)
+        self.lower_better = bool(metric.lower_better)
+        self.full_reference = metric.metric_mode == "FR"
+        self._check_gradient(size, device)
+
+    def forward(self, images: torch.Tensor, hr: torch.Tensor) -> LossOutput:
+        """Loss of pictures (B, 3, H, W) against `hr`, both RGB in [0, 1], with a graph.
+
+        logs: `score`, the metric's mean.
+        """
+        with torch.autocast(images.device.type, enabled=False):
+            inputs = (images, hr) if self.full_reference else (images,)
+            # some metrics write into what they get
+            score = self.metric(*(part.float().clone() for part in inputs)).mean()
+        return LossOutput(score if self.lower_better else -score, {"score": score.detach()})
+
+    def _check_gradient(self, size: int, device: str) -> None:
+        """Try it on pictures that differ by noise."""
+        rng = torch.Generator().manual_seed(0)
+        hr = torch.rand(1, 3, size // 8 + 1, size // 8 + 1, generator=rng)
+        hr = nn.functional.interpolate(hr, size=(size, size), mode="bilinear") * 0.8 + 0.1
+        noise = 0.05 * torch.randn(hr.shape, generator=rng)
+        images = (hr + noise).clamp(0, 1).to(device).requires_grad_()
+        try:
+            loss = self(images, hr.to(device)).loss
+            gradient = torch.autograd.grad(loss, images)[0]
+        except Exception as error:  # pyiqa names no class: too small a picture, or numpy inside
+            reason = " ".join(str(error).split())[:120] or type(error).__name__
+            raise MetricError(self._unusable(size, reason)) from error
+        if not gradient.isfinite().all() or not gradient.any():
+            raise MetricError(self._unusable(size, "its gradient is 0 or not finite"))
+
+    def _unusable(self, size: int, reason: str) -> str:
+        return (
+            f"metric '{self.name}' cannot be a loss on pictures of {size} px ({reason}): choose a "
+            f"differentiable one, such as {_EXAMPLES}, or a larger gt_size"
+        )

@@ -1,0 +1,40 @@
+"""Floors that every preference method must beat: imitation of the better candidates."""
+
+from __future__ import annotations
+
+import torch
+
+from gdpo_sr.advantages import tied
+from gdpo_sr.types import LossOutput
+
+
+def reward_weighted_loss(
+    policy_error: torch.Tensor, advantages: torch.Tensor, temperature: float = 1.0
+) -> LossOutput:
+    """mean_B[sum_i w_i l_i], w = softmax(A / temperature) (reward-weighted regression).
+
+    Args:
+        policy_error: l (B, G).
+        advantages: (B, G); a group that ties is left out.
+        temperature: small: only the best counts; large: all alike.
+
+    Returns:
+        scalar loss; logs: `weight_best`, the mean weight of the best candidate.
+    """
+    weights = (advantages / temperature).softmax(-1)
+    weights = torch.where(tied(advantages), 0, weights)
+    logs = {"weight_best": weights.detach().amax(-1).mean()}
+    return LossOutput((weights * policy_error).sum(-1).mean(), logs)
+
+
+def sft_best_loss(policy_error: torch.Tensor, advantages: torch.Tensor) -> LossOutput:
+    """mean_B[l_best]: supervised fine-tuning on the best candidate of each group.
+
+    Arguments as `reward_weighted_loss`.
+
+    Returns:
+        scalar loss; logs: `error_best`.
+    """
+    best = policy_error.gather(-1, advantages.argmax(-1, keepdim=True))
+    loss = torch.where(tied(advantages), 0, best).mean()
+    return LossOutput(loss, {"error_best": loss.detach()})

@@ -1,0 +1,46 @@
+"""Rewards and loss from options: the place where their option groups end."""
+
+from __future__ import annotations
+
+import torch
+
+from gdpo_sr.config.loss_options import GDPOLossOptions
+from gdpo_sr.config.reward_options import RewardOptions, RewardSetOptions
+from gdpo_sr.losses.group_losses import LOSSES, GroupLoss
+from gdpo_sr.rewards.base import Kind, Reward
+from gdpo_sr.rewards.iqa_reward import IQAReward
+from gdpo_sr.rewards.registry import find_reward, load_user_modules
+from gdpo_sr.rewards.user_reward import UserReward
+
+
+def build_rewards(sets: RewardSetOptions, device: str, rng: torch.Generator) -> dict[str, Reward]:
+    """Rewards by the name the options file gives them; `rng` is for those that flip groups."""
+    load_user_modules(sets.user_modules)
+    groups: dict[Kind, dict[str, RewardOptions]] = {
+        "fidelity": sets.fidelity,
+        "perception": sets.perception,
+    }
+    return {
+        name: build_reward(name, kind, options, device, rng)
+        for kind, rewards in groups.items()
+        for name, options in rewards.items()
+    }
+
+
+def build_reward(
+    name: str, kind: Kind, options: RewardOptions, device: str, rng: torch.Generator
+) -> Reward:
+    """One reward: a metric, or a function of the user's."""
+    o = options
+    if o.reward is not None:
+        function = find_reward(o.reward, o.options)
+        return UserReward(function, name, kind, o.weight, o.direction == "lower")
+    flip_rng = rng if o.random_flip else None
+    return IQAReward(
+        o.metric, kind, o.weight, device, o.options, o.chunk, o.direction, o.precision, flip_rng
+    )
+
+
+def build_loss(options: GDPOLossOptions) -> GroupLoss:
+    """The loss that `type` names."""
+    return LOSSES.get(options.type)(**options.model_dump(exclude={"type"}))

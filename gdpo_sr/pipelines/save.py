@@ -1,0 +1,28 @@
+"""Write a whole model so that its folder appears complete or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from gdpo_sr.generators.load import no_progress_bar
+from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline
+
+
+def save_model_folder(components: dict[str, Any], folder: str | Path) -> Path:
+    """Save the parts of a pipeline in diffusers layout as `folder`, replacing what is there.
+
+    The parts are frozen by it, as by any pipeline.
+    """
+    folder = Path(folder)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        with no_progress_bar():
+            OneStepSRPipeline(**components).save_pretrained(temporary)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder

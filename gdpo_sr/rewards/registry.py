@@ -1,0 +1,102 @@
+"""Rewards of the user's own: from a file, an installed module, or a function of a running program.
+
+`@register_reward("sharpness")` files a function `f(candidates, hr, **options) -> scores` or a class
+whose objects are such functions; `train.reward.<kind>.<name>.reward: sharpness` uses it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from gdpo_sr.registry import Registry
+from gdpo_sr.types import OptionError
+
+RewardFunction = Callable[..., torch.Tensor]
+REWARDS = Registry("reward")
+register_reward = REWARDS.register
+_FILES: dict[str, ModuleType] = {}
+
+
+def load_user_modules(modules: Iterable[str]) -> None:
+    """Import the files and modules that an options file names, each once in a process.
+
+    Args:
+        modules: `my_rewards.py` (path from the working directory) or `my_package.rewards`.
+
+    Raises:
+        OptionError: no such file or module, or it raises while it is imported.
+    """
+    for name in modules:
+        if name.endswith(".py"):
+            path = Path(name).expanduser().resolve()
+            _FILES[path.stem] = _import_file(path)
+        else:
+            _import_module(name)
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise OptionError(f"train.reward.user_modules: no file '{path}'; give its full path")
+    name = f"gdpo_sr_user_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise OptionError(f"'{path}' fails: {type(error).__name__}: {error}; mend it") from error
+    return module
+
+
+def _import_module(name: str) -> ModuleType:
+    if name in _FILES:
+        return _FILES[name]
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        raise OptionError(
+            f"module '{name}' cannot be imported ({type(error).__name__}: {error}): install it, or "
+            "name its file in train.reward.user_modules"
+        ) from error
+
+
+def find_reward(name: str, options: Mapping[str, Any] | None = None) -> RewardFunction:
+    """The function behind `name`, with `options` bound.
+
+    Args:
+        name: a registered name, or a dotted path such as `my_rewards.sharpness`.
+        options: keyword arguments of the function, or of the class that makes it.
+
+    Raises:
+        OptionError: nothing of this name, or it does not take `options`.
+    """
+    found = _dotted(name) if "." in name and name not in REWARDS else REWARDS.get(name)
+    try:
+        if inspect.isclass(found):
+            return found(**(options or {}))
+        inspect.signature(found).bind(None, None, **(options or {}))
+    except TypeError as error:
+        raise OptionError(f"reward '{name}' with options {dict(options or {})}: {error}") from error
+    return partial(found, **options) if options else found
+
+
+def _dotted(name: str) -> RewardFunction:
+    module, _, attribute = name.rpartition(".")
+    found = getattr(_import_module(module), attribute, None)
+    if not callable(found):
+        raise OptionError(f"reward '{name}': module '{module}' has no function '{attribute}'")
+    return found

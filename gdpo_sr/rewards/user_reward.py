@@ -1,0 +1,87 @@
+"""A function of the user's as a reward, its contract checked at every call."""
+
+from __future__ import annotations
+
+import torch
+
+from gdpo_sr.rewards.base import Kind, check_options, check_shapes
+from gdpo_sr.rewards.registry import RewardFunction
+from gdpo_sr.types import MetricError
+
+
+class FunctionMetric:
+    """A reward function scoring single pictures, as validation does.
+
+    Attributes:
+        lower_better: direction of the scores.
+    """
+
+    def __init__(self, name: str, function: RewardFunction, lower_better: bool) -> None:
+        self.name = name
+        self.lower_better = lower_better
+        self._function = function
+
+    @torch.no_grad()
+    def group(self, candidates: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
+        """Scores (B, G) as the function gives them; shapes as `UserReward`.
+
+        Raises:
+            MetricError: not a finite floating-point tensor (B, G).
+        """
+        scores = self._function(candidates, hr)
+        expected = tuple(candidates.shape[:2])
+        if not isinstance(scores, torch.Tensor) or not scores.is_floating_point():
+            got = scores.dtype if isinstance(scores, torch.Tensor) else type(scores).__name__
+            raise MetricError(
+                f"reward '{self.name}' returned {got}; it must return a floating-point tensor"
+            )
+        if tuple(scores.shape) != expected:
+            raise MetricError(
+                f"reward '{self.name}' returned shape {tuple(scores.shape)}; it must return "
+                f"(B, G) = {expected}"
+            )
+        if not scores.isfinite().all():
+            b, g = (~scores.isfinite()).nonzero()[0].tolist()
+            raise MetricError(
+                f"reward '{self.name}' returned {float(scores[b, g])} for candidate {g} of image "
+                f"{b}; every score must be finite"
+            )
+        return scores.float()
+
+    def __call__(self, images: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
+        """Scores (N,) of images (N, 3, H, W) against references of the same shape, in [0, 1]."""
+        return self.group(images[:, None], references)[:, 0]
+
+
+class UserReward:
+    """`function(candidates, hr) -> scores`, higher is better unless `lower_better`.
+
+    Args:
+        function: gets candidates (B, G, 3, H, W) and hr (B, 3, H, W), RGB in [0, 1], and returns
+            finite floating-point scores (B, G).
+        name: for logs and error messages.
+        kind: "fidelity" or "perception".
+        weight: share among the rewards of its kind, not negative.
+        lower_better: direction of the scores.
+
+    Raises:
+        OptionError: `weight` or `kind` is out of range.
+    """
+
+    def __init__(
+        self,
+        function: RewardFunction,
+        name: str,
+        kind: Kind,
+        weight: float = 1.0,
+        lower_better: bool = False,
+    ) -> None:
+        check_options(name, kind, weight)
+        self.name, self.kind, self.weight = name, kind, weight
+        self.metric = FunctionMetric(name, function, lower_better)
+
+    def __call__(self, candidates: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
+        """Scores (B, G) float32, higher is better; arguments and errors as `function`."""
+        check_shapes(self.name, candidates, hr)
+        scores = self.metric.group(candidates, hr)
+        return -scores if self.metric.lower_better else scores

@@ -1,0 +1,1 @@
+"""The machinery of scripts/ablations.py: plan, runs, results, statistics, document."""

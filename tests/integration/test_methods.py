@@ -1,0 +1,191 @@
+"""Losses, estimators and openings in the trainer: one update each, and exact resumption."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from gdpo_sr.losses.group_losses import LOSSES
+from gdpo_sr.models import GDPOModel
+from gdpo_sr.models.rollouts import Rollout
+from gdpo_sr.types import SRBatch
+from tests.integration.test_training import build, trained
+from tests.tiny_base import tiny_base
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_base(tmp_path_factory.mktemp("base") / "tiny")
+
+
+def batches(model: GDPOModel, count: int) -> list[SRBatch]:
+    source = model._batches()
+    return [model.to_batch(next(source)) for _ in range(count)]
+
+
+def one_update(model: GDPOModel) -> dict[str, float]:
+    return model._update(model._batches())
+
+
+OPENINGS = {
+    "spatial": {"train__spatial": "true"},
+    "spatial, candidate": {"train__spatial": "true", "train__update_input": "candidate"},
+    "policy samples": {"train__sampler": "policy", "train__lora__dropout": 0.1},
+    "t_add": {"train__diversity": "{source: t_add, t_add_range: [100, 300]}"},
+    "automatic omega": {"train__loss": "{type: gdpo, omega: auto}"},
+    "decoupled": {"train__advantage": "{type: decoupled, clip: 2.0}"},
+}
+
+
+@pytest.mark.parametrize("changes", OPENINGS.values(), ids=OPENINGS)
+def test_openings_take_a_step(base: Path, tmp_path: Path, changes: dict[str, object]):
+    model = build(base, tmp_path, **changes)
+    before = trained(model)
+    logs = one_update(model)
+    assert logs["loss"] == pytest.approx(0.6931, abs=1e-3)
+    assert 0 <= logs["tied_entropy"] <= 1 and logs["gradient_norm"] > 0
+    assert any(not torch.equal(v, model.trained[name]) for name, v in before.items())
+
+
+@pytest.mark.parametrize("name", LOSSES.names())
+def test_every_loss_takes_a_step(base: Path, tmp_path: Path, name: str):
+    model = build(base, tmp_path, train__loss=f"{{type: {name}}}")
+    logs = one_update(model)
+    assert logs["gradient_norm"] > 0 and logs["skipped_updates"] == 0
+
+
+def test_pairs_are_compared_on_the_same_noise(base: Path, tmp_path: Path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "gdpo_sr.models.gdpo_model.prediction_errors",
+        lambda *args, **kwargs: seen.append(args[5]) or (torch.ones(1, 3), torch.ones(1, 3)),
+    )
+    for loss in ("gdpo", "diffusion_dpo", "multi_pair_dpo"):
+        changes = {"train__loss": f"{{type: {loss}}}", "train__update_input": "candidate"}
+        model = build(base, tmp_path, **changes)
+        [rollout] = model.prepare_update(batches(model, 1))
+        model.compute_loss(rollout)
+    assert seen == [False, True, True]
+
+
+def test_grpo_scores_what_it_did(base: Path, tmp_path: Path):
+    """Candidates are the decoded actions, and the update sees the states that they came from."""
+    model = build(base, tmp_path, train__loss="{type: grpo, sigma: 0.5}", train__sampler="policy")
+    [rollout] = model.prepare_update(batches(model, 1))
+    with torch.no_grad():
+        images = model.generator.decode(rollout.actions.actions.flatten(0, 1)) / 2 + 0.5
+    torch.testing.assert_close(rollout.images.flatten(0, 1), images)
+    spread = (rollout.actions.actions - rollout.actions.mean).std()
+    assert float(spread) == pytest.approx(0.5, rel=0.1)
+    signal = model._signal(rollout)
+    torch.testing.assert_close(signal.mean, rollout.actions.mean, rtol=1e-4, atol=1e-5)
+
+
+def test_decoupled_statistics_span_the_accumulation_steps(base: Path, tmp_path: Path):
+    changes = {"train__advantage": "{type: decoupled}", "train__accumulation": 3}
+    model = build(base, tmp_path, **changes)
+    rollouts: list[Rollout] = model.prepare_update(batches(model, 3))
+    everything = torch.cat([r.advantages for r in rollouts])
+    assert float(everything.std()) == pytest.approx(1, abs=1e-3)
+    spreads = [float(r.advantages.std()) for r in rollouts]
+    assert max(abs(s - 1) for s in spreads) > 1e-3, "each group alone would have spread 1"
+
+
+def test_control_permutes_regions_together(base: Path, tmp_path: Path):
+    """Every candidate keeps the pair of advantages that some candidate of its group had."""
+    plain = build(base, tmp_path / "a", train__spatial="true")
+    control = build(
+        base, tmp_path / "b", train__spatial="true", train__control="permuted_advantages"
+    )
+    [own], [shuffled] = (m.prepare_update(batches(m, 1)) for m in (plain, control))
+    pairs = [
+        sorted(zip(*(v[0].tolist() for v in rollout.values), strict=True))
+        for rollout in (own, shuffled)
+    ]
+    assert pairs[0] == pairs[1]
+
+
+def test_the_reference_follows_the_policy_when_refreshed(base: Path, tmp_path: Path):
+    model = build(base, tmp_path, train__reference="{refresh_every: 2, mix: 1.0}")
+    noisy = torch.randn(1, 12, 16, 16, generator=torch.Generator().manual_seed(0))
+    embeds = model.generator.prompt_encoder(["a photo"])
+
+    def outputs() -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.no_grad():
+            policy = model.generator.predict_epsilon(noisy, embeds)
+            with model.reference.active(model.generator.unet):
+                return policy, model.generator.predict_epsilon(noisy, embeds)
+
+    start = outputs()[1]
+    assert not any("reference" in name for name in model.trained)
+    one_update(model)
+    policy, reference = outputs()
+    assert torch.equal(reference, start) and not torch.equal(policy, start)
+    one_update(model)
+    policy, reference = outputs()
+    assert torch.equal(policy, reference) and not torch.equal(policy, start)
+    assert all(p.requires_grad for p in model.trained.values())
+
+
+def test_a_resumed_run_with_all_state_equals_an_uninterrupted_one(base: Path, tmp_path: Path):
+    changes = {
+        "train__reference": "{refresh_every: 1, mix: 0.5}",
+        "train__loss": "{type: gdpo, omega: auto}",
+        "train__sampler": "policy",
+        "train__spatial": "true",
+        "train__lora__dropout": 0.1,
+        "train__total_iter": 3,
+    }
+    whole = build(base, tmp_path / "whole", **changes)
+    source = whole._batches()
+    for _ in range(3):
+        whole._update(source)
+
+    first = build(base, tmp_path / "parts", **changes)
+    source = first._batches()
+    for _ in range(2):
+        first._update(source)
+    first.save_checkpoint()
+    torch.rand(7)
+    second = build(base, tmp_path / "parts", **changes)
+    assert second.resume() and second.iteration == 2
+    second._update(second._batches())
+    for name, value in trained(whole).items():
+        assert torch.equal(value, second.trained[name]), name
+    assert second.loss.scale.state_dict() == whole.loss.scale.state_dict()
+    for name, value in whole.reference.state_dict().items():
+        assert torch.equal(value, second.reference.state_dict()[name]), name
+
+
+def test_an_alarm_ends_the_run_and_keeps_the_best(base: Path, tmp_path: Path):
+    """Limits that every change exceeds: the second validation raises the alarm."""
+    alarms = "{metric_limit: 1e-9, probe_limit: 1e-9, share: 0.01, stop: true}"
+    model = build(base, tmp_path, train__alarms=alarms, val__val_freq=1)
+    reports = iter([(False, True), (False, True), (True, False)])
+    check = model.alarms.check
+
+    def scripted(comparison, pictures):
+        raised, best = next(reports)
+        report = check(comparison, pictures)
+        return type(report)(raised, best, report.measures)
+
+    model.alarms.check = scripted
+    assert model.fit()
+    assert model.iteration == 2 and model.stop_early
+    assert (model.paths.models / "lora_best").is_dir()
+    again = build(base, tmp_path, train__alarms=alarms, val__val_freq=1)
+    assert again.resume() and again.stop_early and again.fit() and again.iteration == 2
+
+
+def test_a_reward_of_ones_own_trains(base: Path, tmp_path: Path):
+    example = Path(__file__).resolve().parents[2] / "examples" / "my_rewards.py"
+    model = build(
+        base,
+        tmp_path,
+        train__reward__user_modules=f"[{example}]",
+        train__reward__perception="{contrast: {reward: local_contrast, options: {radius: 2}}}",
+    )
+    logs = one_update(model)
+    assert {"metric_contrast", "spread_contrast", "tied_contrast"} <= logs.keys()
