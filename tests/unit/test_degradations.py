@@ -167,9 +167,23 @@ def test_smallest_size_works():
         assert lr.shape[-1] == size // 4
 
 
+def test_light_degradation_is_nearer_to_plain_downscaling(hr):
+    plain = torch.nn.functional.avg_pool2d(hr, 4)
+
+    def error(share: float) -> float:
+        errors = [
+            (degrade(hr, seed, light_prob=share) - plain).square().mean() for seed in range(12)
+        ]
+        return float(torch.stack(errors).mean())
+
+    assert error(1.0) < 0.3 * error(0.0)
+    assert error(1.0) < error(0.5) < error(0.0)
+
+
 def test_released_settings():
     options = DegradationOptions()
     assert options.model_dump() == {
+        "light_prob": 0.0,
         "first": {
             "blur_prob": 1.0,
             "sinc_prob": 0.1,
