@@ -82,7 +82,7 @@ def row(size: str, found: dict, base: int) -> str:
     width, height = map(int, size.split("x"))
     tiles = "whole" if found["tiles"] == 1 else f"{found['tiles']} of {found['tile']}"
     peak, extra, output = (
-        n / 2**20 for n in (found["peak"], found["peak"] - base, width * height * 3)
+        n / 2**20 for n in (found["peak"], max(found["peak"] - base, 0), width * height * 3)
     )
     return (
         f"| {size} | {tiles} | {peak:.0f} | {extra:.0f} | {output:.0f} | {found['seconds']:.1f} |"
