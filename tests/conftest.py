@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.tiny_base import tiny_base
+
 TESTS = Path(__file__).parent
 SHARED = TESTS.parent.parent / "shared"
 
@@ -34,6 +36,25 @@ def golden():
         )
 
     return find
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny base in diffusers layout; who changes it takes a copy."""
+    return tiny_base(tmp_path_factory.mktemp("base") / "tiny")
+
+
+@pytest.fixture
+def assert_close(record_property):
+    """Compare with a recording to `atol`, and note the error."""
+
+    def check(name: str, actual: torch.Tensor, recorded: torch.Tensor, atol: float) -> None:
+        assert actual.shape == recorded.shape, name
+        error = float((actual.detach() - recorded).abs().max())
+        record_property(name, f"{error:.2e}")
+        assert error < atol, f"{name}: {error:.2e}"
+
+    return check
 
 
 @pytest.fixture(autouse=True)

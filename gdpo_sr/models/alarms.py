@@ -10,8 +10,7 @@ import torch
 
 from gdpo_sr.models.comparison import Comparison, MetricComparison, mean
 from gdpo_sr.models.picture_probes import probe
-
-Pictures = list[dict[str, torch.Tensor]]
+from gdpo_sr.models.validation import Pictures
 
 
 @dataclass(frozen=True)

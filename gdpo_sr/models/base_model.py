@@ -6,7 +6,6 @@ trained is a subclass's matter.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from abc import ABC, abstractmethod
@@ -20,9 +19,10 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
-from gdpo_sr.config.paths import ExperimentPaths, write_text
+from gdpo_sr.config.paths import ExperimentPaths
 from gdpo_sr.config.schema import Options
 from gdpo_sr.data.loader import make_loader
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
@@ -36,10 +36,15 @@ from gdpo_sr.models.reference import without_dropout
 from gdpo_sr.models.side_network import build_optimizer
 from gdpo_sr.models.stop_signal import StopSignal
 from gdpo_sr.models.training_state import check_state, load_state, save_state, saved_states
-from gdpo_sr.models.validation import PairedValidation
+from gdpo_sr.models.validation import PairedValidation, Pictures
+from gdpo_sr.models.validation_report import (
+    add_to_tensorboard,
+    log_comparison,
+    write_figures,
+    write_pictures,
+)
 from gdpo_sr.types import LossOutput, SRBatch
 from gdpo_sr.utils.logger import ScalarLog, get_logger
-from gdpo_sr.utils.panels import captioned, write_side_by_side
 
 LATEST = "lora_latest"
 """Name, under `models/`, of the adapters of the newest checkpoint."""
@@ -93,7 +98,7 @@ class BaseModel(ABC):
             self.network, self.optimizer = None, accelerator.prepare(optimizer)
         else:
             self.network, self.optimizer = accelerator.prepare(network, optimizer)
-        self.schedule = self._build_schedule()
+        self.schedule = LambdaLR(self.optimizer, self.learning_rate_factor)
         self.average = ParameterAverage(parameters, options.train.ema_decay)
         self.dataset = build_training_set(options)
         self.degrade = build_degradation(options)
@@ -149,9 +154,6 @@ class BaseModel(ABC):
         """Restore what `extra_state` returned."""
 
     # Construction ----------------------------------------------------------------------------
-
-    def _build_schedule(self) -> torch.optim.lr_scheduler.LambdaLR:
-        return torch.optim.lr_scheduler.LambdaLR(self.optimizer, self.learning_rate_factor)
 
     def learning_rate_factor(self, step: int) -> float:
         """Learning rate at a step, relative to the full one."""
@@ -246,7 +248,7 @@ class BaseModel(ABC):
             output = self._backward(item, count, last=index == count - 1)
             values = {"loss": output.loss.detach(), **output.logs, **self.train_beside(count)}
             logs.append({name: float(value) for name, value in values.items()})
-        merged = {name: _finite_mean([entry[name] for entry in logs]) for name in logs[0]}
+        merged = {name: mean([entry[name] for entry in logs]) for name in logs[0]}
         with self.timed("step"):
             merged["gradient_norm"] = self._apply_gradients()
             merged.update(self.step_beside())
@@ -315,45 +317,17 @@ class BaseModel(ABC):
         with self.average.applied(), without_dropout(self.generator):
             comparison, pictures = self.validation.run(self.iteration)
         self.last_comparison = comparison
-        for row in comparison.metrics:
-            self.logger.info(
-                "validation %d: %s base %.4f %s %.4f change %+.4f, better on %d of %d",
-                self.iteration,
-                row.name,
-                mean(row.base),
-                self.result_name,
-                mean(row.policy),
-                mean(row.changes()),
-                row.improved(),
-                len(row.changes()),
-            )
+        log_comparison(comparison, self.result_name, self.logger)
+        verdict = self.judge(comparison, pictures)
         if self.scalars is not None:
-            values = {f"val/{r.name}": mean(r.policy) for r in comparison.metrics}
-            changes = {f"val_change/{r.name}": mean(r.changes()) for r in comparison.metrics}
-            self.scalars.add_scalars({**values, **changes}, self.iteration)
-        self._keep(comparison, pictures, self.judge(comparison, pictures))
+            add_to_tensorboard(comparison, pictures, self.result_name, self.scalars)
+        write_figures(comparison, verdict, self.paths.folder)
+        if self.options.val.save_img:
+            write_pictures(pictures, self.result_name, self.side_by_side_path)
 
-    def judge(
-        self, comparison: Comparison, pictures: list[dict[str, torch.Tensor]]
-    ) -> dict[str, Any]:
+    def judge(self, comparison: Comparison, pictures: Pictures) -> dict[str, Any]:
         """Act on a validation (main process only). Returns what is kept beside its figures."""
         return {}
-
-    def _keep(
-        self,
-        comparison: Comparison,
-        pictures: list[dict[str, torch.Tensor]],
-        verdict: dict[str, Any],
-    ) -> None:
-        figures = json.dumps({**comparison.to_json(), **verdict}, indent=1)
-        write_text(self.paths.folder / f"validation_{self.iteration:07d}.json", figures)
-        titles = {"lr": "LR (bicubic)", "base": "base", "policy": self.result_name, "hr": "HR"}
-        rows = [{titles[key]: image for key, image in row.items()} for row in pictures]
-        if self.scalars is not None:
-            for name, row in zip(comparison.pictures, rows, strict=True):
-                self.scalars.add_image(f"val/{name}", captioned(row), self.iteration)
-        if self.options.val.save_img:
-            write_side_by_side(self.side_by_side_path, rows)
 
     @property
     def side_by_side_path(self) -> Path:
@@ -424,8 +398,3 @@ class BaseModel(ABC):
         """Close the log of scalars."""
         if self.scalars is not None:
             self.scalars.close()
-
-
-def _finite_mean(values: list[float]) -> float:
-    finite = [v for v in values if math.isfinite(v)]
-    return sum(finite) / len(finite) if finite else math.nan

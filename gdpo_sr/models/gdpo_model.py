@@ -24,7 +24,7 @@ from gdpo_sr.models.build_rewards import build_loss, build_rewards
 from gdpo_sr.models.comparison import Comparison
 from gdpo_sr.models.reference import Reference, without_dropout
 from gdpo_sr.models.rollouts import Rollout, roll_out, rollout_logs, set_advantages, timed
-from gdpo_sr.models.validation import PairedValidation
+from gdpo_sr.models.validation import PairedValidation, Pictures
 from gdpo_sr.prediction_errors import (
     GroupErrors,
     prediction_errors,
@@ -182,9 +182,7 @@ class GDPOModel(BaseModel):
         if self.options.train.alarms.stop and self.world > 1:
             [self.stop_early] = broadcast_object_list([self.stop_early])
 
-    def judge(
-        self, comparison: Comparison, pictures: list[dict[str, torch.Tensor]]
-    ) -> dict[str, Any]:
+    def judge(self, comparison: Comparison, pictures: Pictures) -> dict[str, Any]:
         """Look for reward hacking."""
         report = self.alarms.check(comparison, pictures)
         self._act_on(report)

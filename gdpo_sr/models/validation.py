@@ -16,6 +16,8 @@ from gdpo_sr.metrics import Metric
 from gdpo_sr.models.comparison import Comparison, MetricComparison, mean
 
 Scores = dict[str, list[float]]
+Pictures = list[dict[str, torch.Tensor]]
+"""`lr` (enlarged), `base`, `policy`, `hr` of every validation picture, (3, H, W) in [0, 1]."""
 
 
 class PairedValidation:
@@ -51,7 +53,7 @@ class PairedValidation:
         self._base_context = base or (lambda: adapters_disabled(generator.unet))
         self._base: tuple[Scores, list[torch.Tensor]] | None = None
 
-    def run(self, iteration: int) -> tuple[Comparison, list[dict[str, torch.Tensor]]]:
+    def run(self, iteration: int) -> tuple[Comparison, Pictures]:
         """Figures, and for every picture `lr` (enlarged), `base`, `policy`, `hr`: (3, H, W) in [0,
         1], first noise.
         """

@@ -106,19 +106,6 @@ def no_gradients(trainer: NAOSDModel) -> Iterator[None]:
         parameter.grad = None
 
 
-@pytest.fixture
-def assert_close(record_property):
-    """Compare with a recording to `atol`, and note the error."""
-
-    def check(name: str, actual: torch.Tensor, recorded: torch.Tensor, atol: float) -> None:
-        assert actual.shape == recorded.shape, name
-        error = float((actual.detach() - recorded).abs().max())
-        record_property(name, f"{error:.2e}")
-        assert error < atol, f"{name}: {error:.2e}"
-
-    return check
-
-
 @pytest.mark.parametrize("case", [0, 1, 2])
 def test_generator(golden, load, trainer, assert_close, record_property, case: int):
     """Latents, picture, loss and the gradients of all 578 trained tensors."""

@@ -118,19 +118,6 @@ def policy(fresh_policy: SimpleNamespace) -> SimpleNamespace:
     return copy.deepcopy(fresh_policy)
 
 
-@pytest.fixture
-def assert_close(record_property):
-    """Compare with a recording to `atol`, and note the error."""
-
-    def check(name: str, actual: torch.Tensor, recorded: torch.Tensor, atol: float) -> None:
-        assert actual.shape == recorded.shape, name
-        error = float((actual.detach() - recorded).abs().max())
-        record_property(name, f"{error:.2e}")
-        assert error < atol, f"{name}: {error:.2e}"
-
-    return check
-
-
 def run_step(generator: NoiseAwareGenerator, recorded: Arrays, prompts, rewards) -> SimpleNamespace:
     """The stage-2 step of the package, fed with the recorded noise."""
     with adapters_disabled(generator.unet):

@@ -27,11 +27,6 @@ from gdpo_sr.utils.image_io import read_image, write_image, write_pixels
 from tests.tiny_base import tiny_base
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
-
-
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     """Three pictures of different sizes and formats."""

@@ -12,12 +12,6 @@ from gdpo_sr.models import GDPOModel
 from gdpo_sr.models.rollouts import Rollout
 from gdpo_sr.types import SRBatch
 from tests.integration.test_training import build, trained
-from tests.tiny_base import tiny_base
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base") / "tiny")
 
 
 def batches(model: GDPOModel, count: int) -> list[SRBatch]:

@@ -33,11 +33,6 @@ OPTIONS_FILE = ROOT / "options" / "naosd.yml"
 FULL = {"train__generator": "full"}
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base") / "tiny")
-
-
 def overrides(base: Path, root: Path, **changes: object) -> list[str]:
     """A run of seconds on the example photos."""
     values = {

@@ -20,15 +20,9 @@ from gdpo_sr.models import GDPOModel
 from gdpo_sr.models.training_state import load_state, saved_states
 from gdpo_sr.train import control_of, main
 from gdpo_sr.types import CheckpointError, LossOutput, SRBatch
-from tests.tiny_base import tiny_base
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS_FILE = ROOT / "options" / "gdpo_sr.yml"
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base") / "tiny")
 
 
 def overrides(base: Path, root: Path, **changes: object) -> list[str]:

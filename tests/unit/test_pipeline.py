@@ -17,11 +17,6 @@ from gdpo_sr.types import CheckpointError, ImageError, OptionError
 from tests.tiny_base import PROMPT, tiny_base
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
-
-
 @pytest.fixture
 def pipe(base: Path) -> OneStepSRPipeline:
     return OneStepSRPipeline.from_pretrained(base)
