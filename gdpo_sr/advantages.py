@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import torch
 
+from gdpo_sr.shared_random import draw_rows
+
 Scores = torch.Tensor
 EPS_GROUP = 1e-8
 EPS_DECOUPLED = 1e-4
@@ -200,4 +202,4 @@ def permutation_within_groups(shape: tuple[int, ...], rng: torch.Generator) -> t
     """Random order of each group's candidates, (B, G), on the generator's device: the control
     experiment hands values to candidates in this order (`values.gather(-1, order)`).
     """
-    return torch.rand(shape, generator=rng, device=rng.device).argsort(-1)
+    return draw_rows(torch.rand, shape, rng).argsort(-1)

@@ -12,6 +12,7 @@ from torch import nn
 
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
 from gdpo_sr.lora import adapters_disabled
+from gdpo_sr.shared_random import draw_rows
 from gdpo_sr.types import SRBatch
 
 Sampler = Callable[[nn.Module], AbstractContextManager[None]]
@@ -23,6 +24,13 @@ class GroupNoise(NamedTuple):
 
     posterior: torch.Tensor
     injected: torch.Tensor
+
+
+class Group(NamedTuple):
+    """Candidates (B, G, 3, H, W) and the latents (B, G, c, h, w) that they were decoded from."""
+
+    images: torch.Tensor
+    latents: torch.Tensor
 
 
 class Actions(NamedTuple):
@@ -42,8 +50,10 @@ def draw_noise(
     device: torch.device | str,
     dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
-    """Standard normal tensor, drawn where `rng` lives, so that no device changes it, then moved."""
-    return torch.randn(tuple(shape), generator=rng, device=rng.device).to(device, dtype)
+    """Standard normal tensor (rows first, see `draw_rows`), drawn where `rng` lives, so that no
+    device changes it, then moved.
+    """
+    return draw_rows(torch.randn, shape, rng).to(device, dtype)
 
 
 def enlarge_lr(lr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
@@ -83,16 +93,12 @@ def restored_latents(
     generator: NoiseAwareGenerator,
     states: torch.Tensor,
     prompts: list[str],
-    unet: nn.Module | None = None,
 ) -> torch.Tensor:
-    """z_SR of noisy states, both (B, G, c, h, w); the mean of the policy's output. Keeps a graph.
-
-    `unet` replaces the generator's own, for example by its wrapped form in distributed training.
-    """
+    """z_SR of noisy states, both (B, G, c, h, w): the mean of the policy's output."""
     shape = states.shape[:2]
     embeds = generator.prompt_encoder(repeat_prompts(prompts, shape[1]))
     flat = states.flatten(0, 1)
-    epsilon = generator.predict_epsilon(flat, embeds, unet)
+    epsilon = generator.predict_epsilon(flat, embeds)
     return generator.scheduler.predict_x0(flat, epsilon).unflatten(0, shape)
 
 
@@ -120,16 +126,31 @@ def generate_group(
     Returns:
         (B, G, 3, H, W) in [-1, 1].
     """
+    return restore_group(generator, enlarged, noise, prompts, posterior_noise, chunk, t_adds).images
+
+
+@torch.no_grad()
+def restore_group(
+    generator: NoiseAwareGenerator,
+    enlarged: torch.Tensor,
+    noise: torch.Tensor,
+    prompts: list[str],
+    posterior_noise: torch.Tensor | None = None,
+    chunk: int | None = None,
+    t_adds: Sequence[int] | None = None,
+) -> Group:
+    """`generate_group` with the latents that were decoded; pictures in [-1, 1]."""
     shape = noise.shape[:2]
-    latents = generator.encode(enlarged, posterior_noise)
-    states = noisy_states(generator, latents, noise, t_adds).flatten(0, 1)
+    encoded = generator.encode(enlarged, posterior_noise)
+    states = noisy_states(generator, encoded, noise, t_adds).flatten(0, 1)
     embeds = generator.prompt_encoder(repeat_prompts(prompts, shape[1]))
 
     def restore(noisy: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-        epsilon = generator.predict_epsilon(noisy, text)
-        return generator.decode(generator.scheduler.predict_x0(noisy, epsilon))
+        return generator.scheduler.predict_x0(noisy, generator.predict_epsilon(noisy, text))
 
-    return in_chunks(restore, chunk, states, embeds).unflatten(0, shape)
+    latents = in_chunks(restore, chunk, states, embeds)
+    images = in_chunks(generator.decode, chunk, latents)
+    return Group(images.unflatten(0, shape), latents.unflatten(0, shape))
 
 
 def draw_group_noise(
@@ -154,6 +175,23 @@ def sample_candidates(
 ) -> torch.Tensor:
     """G restorations of every LR picture, each from its own noise; (B, G, 3, H, W) in [0, 1].
 
+    Arguments as `sample_group`.
+    """
+    return sample_group(generator, batch, group_size, rng, chunk, noise, t_adds, sampler).images
+
+
+def sample_group(
+    generator: NoiseAwareGenerator,
+    batch: SRBatch,
+    group_size: int,
+    rng: torch.Generator,
+    chunk: int | None = None,
+    noise: GroupNoise | None = None,
+    t_adds: Sequence[int] | None = None,
+    sampler: Sampler = adapters_disabled,
+) -> Group:
+    """`sample_candidates` with the latents that were decoded.
+
     Args:
         generator: its UNet may carry adapters.
         batch: LR and HR pictures and prompts.
@@ -167,10 +205,10 @@ def sample_candidates(
     posterior_noise, injected = noise or draw_group_noise(generator, batch, group_size, rng)
     enlarged = enlarge_lr(batch.lr, batch.hr)
     with sampler(generator.unet):
-        images = generate_group(
+        images, latents = restore_group(
             generator, enlarged, injected, batch.prompts, posterior_noise, chunk, t_adds
         )
-    return images.float() / 2 + 0.5
+    return Group(images.float() / 2 + 0.5, latents)
 
 
 @torch.no_grad()

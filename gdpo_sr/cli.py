@@ -16,6 +16,8 @@ COMMANDS = {
     "inference": "super-resolve a picture or a folder",
     "evaluate": "score results with image quality metrics",
     "merge": "merge a LoRA into its base: one model for inference or stage 2",
+    "convert": "turn a released checkpoint into a LoRA folder or a complete model",
+    "export": "write a trained model for diffusers, PEFT or the hub, with a model card",
     "schema": "write the JSON schema of the options, for completion in editors",
 }
 _MODULES = {"schema": "config.schema_file"}  # where a command is not a module of its name

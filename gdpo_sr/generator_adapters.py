@@ -21,13 +21,16 @@ from torch import nn
 
 from gdpo_sr.lora import (
     STAGE1_FILE,
+    Adapter,
+    adapter_of,
     adapters_disabled,
     add_lora,
     attach_lora,
     find_adapter,
     is_stage1,
     lora_parameters,
-    save_lora,
+    read_adapter,
+    write_adapter,
 )
 from gdpo_sr.types import CheckpointError
 
@@ -74,12 +77,34 @@ class GeneratorAdapters:
             CheckpointError: no adapters of stage 1 there, or of another architecture.
         """
         adapter = find_adapter(folder)
-        conv_in = _read_conv_in(adapter, self.original_conv_in)
-        attach_lora(self.unet, adapter, self.name, trainable)
-        attach_lora(self.vae, adapter / VAE_FOLDER, self.name, trainable)
+        conv_in = _read_conv_in(adapter)
+        unet, vae = (read_adapter(part) for part in (adapter, adapter / VAE_FOLDER))
+        self.attach(unet, vae, conv_in, adapter, trainable)
+        return json.loads((adapter / STAGE1_FILE).read_text(encoding="utf-8"))
+
+    def attach(
+        self,
+        unet: Adapter,
+        vae: Adapter,
+        conv_in: dict[str, torch.Tensor],
+        source: str | Path,
+        trainable: bool = False,
+    ) -> None:
+        """`load` of adapters that are in memory; `source` is where they are from, for messages."""
+        self._check_conv_in(conv_in, source)
+        attach_lora(self.unet, unet, source, self.name, trainable)
+        attach_lora(self.vae, vae, source, self.name, trainable)
         self.conv_in.load_state_dict(conv_in)
         self.conv_in.requires_grad_(trainable)
-        return json.loads((adapter / STAGE1_FILE).read_text(encoding="utf-8"))
+
+    def _check_conv_in(self, conv_in: dict[str, torch.Tensor], source: str | Path) -> None:
+        for name, own in self.original_conv_in.state_dict().items():
+            found = tuple(conv_in[name].shape) if name in conv_in else None
+            if found != tuple(own.shape):
+                raise CheckpointError(
+                    f"'{source}': the {name} of conv_in has shape {found}, the base's "
+                    f"{tuple(own.shape)}: use the base it was trained on"
+                )
 
     @property
     def conv_in(self) -> nn.Module:
@@ -117,30 +142,36 @@ class GeneratorAdapters:
 
     def save(self, folder: str | Path, settings: dict[str, Any]) -> Path:
         """Write the folder described at the head of this module; `settings` are plain values."""
-        folder = Path(folder)
-        staging = folder.with_name(f".{folder.name}.staging")
-        shutil.rmtree(staging, ignore_errors=True)
-        save_lora(self.unet, staging, self.name)
-        save_lora(self.vae, staging / VAE_FOLDER, self.name)
-        tensors = {k: v.detach().cpu().contiguous() for k, v in self.conv_in.state_dict().items()}
-        save_file(tensors, staging / CONV_IN_FILE, metadata={"format": "pt"})
-        text = json.dumps(settings, indent=1, ensure_ascii=False) + "\n"
-        (staging / STAGE1_FILE).write_text(text, encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        return staging.rename(folder)
+        adapters = (adapter_of(network, self.name) for network in (self.unet, self.vae))
+        return write_stage1(folder, *adapters, self.conv_in.state_dict(), settings)
 
 
-def _read_conv_in(adapter: Path, own: nn.Module) -> dict[str, torch.Tensor]:
+def write_stage1(
+    folder: str | Path,
+    unet: Adapter,
+    vae: Adapter,
+    conv_in: dict[str, torch.Tensor],
+    settings: dict[str, Any],
+) -> Path:
+    """A stage-1 folder out of its parts; it appears when it is complete."""
+    folder = Path(folder)
+    staging = folder.with_name(f".{folder.name}.staging")
+    shutil.rmtree(staging, ignore_errors=True)
+    write_adapter(unet, staging)
+    write_adapter(vae, staging / VAE_FOLDER)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in conv_in.items()}
+    save_file(tensors, staging / CONV_IN_FILE, metadata={"format": "pt"})
+    text = json.dumps(settings, indent=1, ensure_ascii=False) + "\n"
+    (staging / STAGE1_FILE).write_text(text, encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    return staging.rename(folder)
+
+
+def _read_conv_in(adapter: Path) -> dict[str, torch.Tensor]:
     files = (adapter / CONV_IN_FILE, adapter / VAE_FOLDER)
     if not is_stage1(adapter) or not all(file.exists() for file in files):
         raise CheckpointError(
             f"'{adapter}' is no complete LoRA of stage 1 ({CONV_IN_FILE}, {VAE_FOLDER}/ and "
             f"{STAGE1_FILE} beside the UNet's): give the folder of a stage-1 run"
         )
-    tensors = load_file(adapter / CONV_IN_FILE)
-    expected = {name: value.shape for name, value in own.state_dict().items()}
-    if {name: value.shape for name, value in tensors.items()} != expected:
-        raise CheckpointError(
-            f"'{adapter}/{CONV_IN_FILE}' does not fit this base: use the base it was trained on"
-        )
-    return tensors
+    return load_file(adapter / CONV_IN_FILE)

@@ -8,10 +8,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer, check_target_module_exists
+from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -36,6 +38,19 @@ PEFT_DEFAULT_ALPHA = 8
 """The released checkpoints leave alpha at peft's default, so that rank 4 is scaled by 2."""
 
 
+class Adapter(NamedTuple):
+    """A LoRA apart from its network.
+
+    Attributes:
+        config: rank, alpha and targets.
+        tensors: `<module>.lora_A.weight` (r, in[, k, k]) and `<module>.lora_B.weight`
+            (out, r[, 1, 1]).
+    """
+
+    config: LoraConfig
+    tensors: dict[str, torch.Tensor]
+
+
 def add_lora(
     unet: nn.Module,
     rank: int = 4,
@@ -48,15 +63,21 @@ def add_lora(
 
     `targets` is matched against whole module names. Returns the adapter's parameters.
     """
-    config = LoraConfig(
+    _add_adapter(unet, lora_config(rank, alpha, dropout, targets), name)
+    return lora_parameters(unet, name)
+
+
+def lora_config(
+    rank: int, alpha: int | None = None, dropout: float = 0.0, targets: str = UNET_TARGETS
+) -> LoraConfig:
+    """PEFT's config of an adapter as this package makes them."""
+    return LoraConfig(
         r=rank,
         lora_alpha=PEFT_DEFAULT_ALPHA if alpha is None else alpha,
         lora_dropout=dropout,
         init_lora_weights="gaussian",
         target_modules=targets,
     )
-    _add_adapter(unet, config, name)
-    return lora_parameters(unet, name)
 
 
 def _add_adapter(unet: nn.Module, config: LoraConfig, name: str) -> None:
@@ -108,16 +129,27 @@ def _set_trainable(unet: nn.Module, flags: list[bool]) -> None:
         parameter.requires_grad_(flag)
 
 
+def adapter_of(unet: nn.Module, name: str = "default") -> Adapter:
+    """Config and tensors, on the CPU, of an adapter of `unet`."""
+    weights = get_peft_model_state_dict(unet, adapter_name=name)
+    tensors = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
+    return Adapter(unet.peft_config[name], tensors)
+
+
 def save_lora(unet: nn.Module, folder: str | Path, name: str = "default") -> Path:
     """Write adapter_config.json and adapter_model.safetensors; `folder` appears when complete."""
+    return write_adapter(adapter_of(unet, name), folder)
+
+
+def write_adapter(adapter: Adapter, folder: str | Path) -> Path:
+    """`save_lora` of an adapter that is on no network."""
     folder = Path(folder)
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    weights = get_peft_model_state_dict(unet, adapter_name=name)
-    tensors = {_PREFIX + key: value.detach().cpu().contiguous() for key, value in weights.items()}
+    tensors = {_PREFIX + key: value for key, value in adapter.tensors.items()}
     save_file(tensors, temporary / WEIGHTS_FILE, metadata={"format": "pt"})
-    unet.peft_config[name].save_pretrained(temporary)
+    adapter.config.save_pretrained(temporary)
     if folder.exists():
         shutil.rmtree(folder)
     os.replace(temporary, folder)
@@ -155,7 +187,7 @@ def load_lora(
             f"'{adapter}' is a LoRA of stage 1, which changes the VAE too: merge it (gdpo-sr merge "
             f"--base BASE --lora {adapter} -o FOLDER) and use FOLDER as the base"
         )
-    return attach_lora(unet, adapter, name, trainable)
+    return attach_lora(unet, read_adapter(adapter), adapter, name, trainable)
 
 
 def is_stage1(adapter: Path) -> bool:
@@ -164,11 +196,15 @@ def is_stage1(adapter: Path) -> bool:
 
 
 def attach_lora(
-    unet: nn.Module, adapter: Path, name: str = "default", trainable: bool = False
+    unet: nn.Module,
+    adapter: Adapter,
+    source: str | Path,
+    name: str = "default",
+    trainable: bool = False,
 ) -> list[nn.Parameter]:
-    """`load_lora` of exactly the files in `adapter`."""
-    config, tensors = _read_adapter(adapter)
-    _check_fit(unet, config, tensors, adapter)
+    """`load_lora` of an adapter that is in memory; `source` is where it is from, for messages."""
+    config, tensors = adapter
+    _check_fit(unet, config, tensors, source)
     _add_adapter(unet, config, name)
     set_peft_model_state_dict(unet, tensors, adapter_name=name)
     parameters = lora_parameters(unet, name)
@@ -177,8 +213,12 @@ def attach_lora(
     return parameters
 
 
-def _read_adapter(adapter: Path) -> tuple[LoraConfig, dict[str, torch.Tensor]]:
-    """Config and tensors, named as in the UNet."""
+def read_adapter(adapter: Path) -> Adapter:
+    """Config and tensors in an adapter folder.
+
+    Raises:
+        CheckpointError: a file is damaged.
+    """
     try:
         config = LoraConfig.from_pretrained(str(adapter))
         weights = load_file(adapter / WEIGHTS_FILE)
@@ -187,11 +227,11 @@ def _read_adapter(adapter: Path) -> tuple[LoraConfig, dict[str, torch.Tensor]]:
             f"LoRA '{adapter}' cannot be read ({str(error).strip().splitlines()[0]}): "
             "it is damaged, copy or train it again"
         ) from error
-    return config, {key.removeprefix(_PREFIX): value for key, value in weights.items()}
+    return Adapter(config, {key.removeprefix(_PREFIX): value for key, value in weights.items()})
 
 
 def _check_fit(
-    unet: nn.Module, config: LoraConfig, tensors: dict[str, torch.Tensor], adapter: Path
+    unet: nn.Module, config: LoraConfig, tensors: dict[str, torch.Tensor], source: str | Path
 ) -> None:
     """Compare the adapter with the UNet before anything is changed."""
     modules = dict(unet.named_modules())
@@ -199,7 +239,7 @@ def _check_fit(
     lacking = [n for n in modules if check_target_module_exists(config, n) and n not in saved]
     if lacking:
         raise CheckpointError(
-            f"LoRA '{adapter}' has no weights for module '{lacking[0]}' of this base: "
+            f"LoRA '{source}' has no weights for module '{lacking[0]}' of this base: "
             "use the base that it was trained on"
         )
     for key, tensor in tensors.items():
@@ -207,15 +247,29 @@ def _check_fit(
         weight = getattr(modules.get(module_name), "weight", None)
         if weight is None:
             raise CheckpointError(
-                f"LoRA '{adapter}' is for module '{module_name}', which this base lacks: "
+                f"LoRA '{source}' is for module '{module_name}', which this base lacks: "
                 "use the base that it was trained on"
             )
         part = slice(1, None) if kind.startswith("A") else slice(0, 1)
         if tensor.shape[part] != weight.shape[part]:
             raise CheckpointError(
-                f"LoRA '{adapter}': {key} has shape {tuple(tensor.shape)}, the base's weight "
+                f"LoRA '{source}': {key} has shape {tuple(tensor.shape)}, the base's weight "
                 f"{tuple(weight.shape)}: use the base that it was trained on"
             )
+        _check_rank(config, key, tensor, source)
+
+
+def _check_rank(config: LoraConfig, key: str, tensor: torch.Tensor, source: str | Path) -> None:
+    """The config's rank is the tensor's: torch would only say that sizes do not match."""
+    module_name, _, kind = key.partition(".lora_")
+    pattern = get_pattern_key(config.rank_pattern.keys(), module_name)
+    expected = config.rank_pattern.get(pattern, config.r)
+    rank = tensor.shape[0 if kind.startswith("A") else 1]
+    if rank != expected:
+        raise CheckpointError(
+            f"LoRA '{source}': {key} has rank {rank}, {CONFIG_FILE} says {expected}: "
+            "the two files are of different adapters, copy both from one"
+        )
 
 
 def merge_lora(unet: nn.Module) -> nn.Module:

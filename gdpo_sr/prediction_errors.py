@@ -4,10 +4,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import nn
 
 from gdpo_sr.candidates import Sampler, draw_noise, in_chunks, repeat_prompts
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
@@ -21,119 +21,98 @@ class GroupErrors(NamedTuple):
     reference: torch.Tensor
 
 
+def at_least_float32(x: torch.Tensor) -> torch.Tensor:
+    """Half precision as float32."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def mean_squared_error(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """l_i: mean over c, h, w of (prediction - target)^2 in float32; (N, c, h, w) -> (N,)."""
-    return (prediction.float() - target.float()).square().mean(dim=(1, 2, 3))
+    """l_i: mean over c, h, w of (prediction - target)^2 in float32; (..., c, h, w) -> (...)."""
+    return _squares(prediction, target).mean(dim=(-3, -2, -1))
 
 
 def element_errors(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """The same per latent element: mean over c alone; (N, c, h, w) -> (N, h, w)."""
-    return (prediction.float() - target.float()).square().mean(dim=1)
+    """The same per latent element: mean over c alone; (..., c, h, w) -> (..., h, w)."""
+    return _squares(prediction, target).mean(dim=-3)
 
 
-def errors_for_noise(
+def _squares(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return (at_least_float32(prediction) - at_least_float32(target)).square()
+
+
+@dataclass
+class NoisyGroup:
+    """What the UNet is given in the update of B groups, and what it should say.
+
+    Attributes:
+        noisy: N noisy latents per picture, (B, N, c, h, w).
+        embeds: of their prompts, (B, N, tokens, d).
+        wanted: right predictions, (B, N, c, h, w); with a dimension G behind N where every one of
+            the G candidates has its own on each input, and an error is the mean over the inputs.
+        plain: the reference's predictions, (B, N, c, h, w).
+        spatial: one error per latent element, the mean over its channels.
+    """
+
+    noisy: torch.Tensor
+    embeds: torch.Tensor
+    wanted: torch.Tensor
+    plain: torch.Tensor
+    spatial: bool = False
+
+    def errors(self, prediction: torch.Tensor, pictures: slice = slice(None)) -> GroupErrors:
+        """Errors of the policy's predictions (B, N, c, h, w), or of those of some `pictures`."""
+        wanted, plain = self.wanted[pictures], self.plain[pictures]
+        return GroupErrors(*(self._error(p, wanted) for p in (prediction, plain)))
+
+    def _error(self, prediction: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        error = element_errors if self.spatial else mean_squared_error
+        if wanted.ndim == prediction.ndim:
+            return error(prediction, wanted)
+        return error(prediction[:, :, None], wanted).mean(1)
+
+
+def group_for_noise(
     generator: NoiseAwareGenerator,
-    candidates: torch.Tensor,
+    latents: torch.Tensor,
     prompts: list[str],
     noise: torch.Tensor,
-    posterior_noise: torch.Tensor | None = None,
     target: str = "noise",
     chunk: int | None = None,
-    policy_unet: nn.Module | None = None,
     frozen: Sampler = adapters_disabled,
     spatial: bool = False,
-) -> GroupErrors:
-    """Errors of the UNet with and without its adapters on the same noisy candidates.
+) -> NoisyGroup:
+    """Candidates with noise added at t_add, as in the paper.
 
     Args:
         generator: its UNet carries the LoRA of the policy.
-        candidates: (B, G, 3, H, W) in [0, 1].
+        latents: (B, G, c, h, w), of the candidates.
         prompts: B prompts.
-        noise: (B, G, c, h, w), added at t_add.
-        posterior_noise: (B, G, c, h, w) for the encoder, or None for its mean.
+        noise: (B, G, c, h, w).
         target: ``noise``: the injected noise, as in the paper; ``x0``: the prediction that restores
-            the candidate's latent
-            exactly, which differs because t_add != t_diff.
-        chunk: candidates per forward pass where no gradient is kept.
-        policy_unet: the UNet as wrapped for distributed training; None takes the generator's.
+            the candidate's latent exactly, which differs because t_add != t_diff.
+        chunk: candidates per forward pass of the reference.
         frozen: context in which the UNet is the reference.
         spatial: one error per latent element, the mean over its channels.
     """
-    shape = candidates.shape[:2]
-    embeds = generator.prompt_encoder(repeat_prompts(prompts, shape[1]))
-    with torch.no_grad():
-        flat_posterior = None if posterior_noise is None else posterior_noise.flatten(0, 1)
-        images = candidates.flatten(0, 1) * 2 - 1
-        latents = _encode(generator, images, flat_posterior, chunk)
-        eps = noise.flatten(0, 1)
-        noisy = generator.scheduler.add_noise(latents, eps)
-        wanted = eps if target == "noise" else generator.scheduler.target_epsilon(noisy, latents)
-        with frozen(generator.unet):
-            plain = in_chunks(generator.predict_epsilon, chunk, noisy, embeds)
-    tuned = generator.predict_epsilon(noisy, embeds, policy_unet)
-    error = element_errors if spatial else mean_squared_error
-    errors = (error(prediction, wanted) for prediction in (tuned, plain))
-    return GroupErrors(*(error.unflatten(0, shape) for error in errors))
+    scheduler = generator.scheduler
+    noisy = scheduler.add_noise(latents, noise)
+    wanted = noise if target == "noise" else scheduler.target_epsilon(noisy, latents)
+    embeds = group_embeds(generator, prompts, noise.shape[1])
+    plain = reference_predictions(generator, noisy, embeds, chunk, frozen)
+    return NoisyGroup(noisy, embeds, wanted, plain, spatial)
 
 
-def _encode(
+def group_from_lr(
     generator: NoiseAwareGenerator,
-    images: torch.Tensor,
-    posterior_noise: torch.Tensor | None,
-    chunk: int | None,
-) -> torch.Tensor:
-    if posterior_noise is None:
-        return in_chunks(generator.encode, chunk, images)
-    return in_chunks(generator.encode, chunk, images, posterior_noise)
-
-
-def prediction_errors(
-    generator: NoiseAwareGenerator,
-    candidates: torch.Tensor,
-    prompts: list[str],
-    rng: torch.Generator,
-    target: str = "noise",
-    shared_noise: bool = False,
-    chunk: int | None = None,
-    policy_unet: nn.Module | None = None,
-    frozen: Sampler = adapters_disabled,
-    spatial: bool = False,
-) -> GroupErrors:
-    """`errors_for_noise` with fresh noise; `shared_noise` gives all candidates of a group the same.
-
-    The random draws are, in this order: the encoder's posterior, the noise; each (B, G, c, h, w).
-    """
-    b, g = candidates.shape[:2]
-    _, *shape = generator.latent_shape(candidates[:, 0])
-    device, dtype = candidates.device, candidates.dtype
-    posterior_noise = draw_noise((b, g, *shape), rng, device, dtype)
-    noise = draw_noise((b, 1 if shared_noise else g, *shape), rng, device, dtype)
-    noise = noise.expand(b, g, *shape)
-    return errors_for_noise(
-        generator,
-        candidates,
-        prompts,
-        noise,
-        posterior_noise,
-        target,
-        chunk,
-        policy_unet,
-        frozen,
-        spatial,
-    )
-
-
-def prediction_errors_from_lr(
-    generator: NoiseAwareGenerator,
-    candidates: torch.Tensor,
+    latents: torch.Tensor,
     lr_latents: torch.Tensor,
     prompts: list[str],
     noise: torch.Tensor,
-    policy_unet: nn.Module | None = None,
+    chunk: int | None = None,
     frozen: Sampler = adapters_disabled,
     spatial: bool = False,
-) -> GroupErrors:
-    """Errors where the policy is used: from the noised LR picture, not from a noised candidate.
+) -> NoisyGroup:
+    """Where the policy is used: the noised LR picture, not a noised candidate.
 
     Not in the paper. The input is z_LR with each of N noises; the target for candidate j is the
     prediction that restores its latent from that input; l_j is the mean over the N inputs. Since
@@ -142,26 +121,99 @@ def prediction_errors_from_lr(
     from it if it lost, so that the response to noise is learned and not only the mean.
 
     Args:
-        generator: its UNet carries the LoRA of the policy.
-        candidates: (B, G, 3, H, W) in [0, 1].
+        latents: (B, G, c, h, w), of the candidates.
         lr_latents: (B, c, h, w), from `generator.encode` of the enlarged LR pictures.
-        prompts: B prompts.
         noise: (B, N, c, h, w), added at t_add.
-        policy_unet, frozen, spatial: as `errors_for_noise`.
+        generator, prompts, chunk, frozen, spatial: as `group_for_noise`.
     """
-    (b, g), n = candidates.shape[:2], noise.shape[1]
     scheduler = generator.scheduler
-    embeds = generator.prompt_encoder(repeat_prompts(prompts, n))
-    with torch.no_grad():
-        noisy = scheduler.add_noise(lr_latents.repeat_interleave(n, dim=0), noise.flatten(0, 1))
-        latents = generator.encode(candidates.flatten(0, 1) * 2 - 1).unflatten(0, (b, g))
-        wanted = scheduler.target_epsilon(noisy.unflatten(0, (b, n))[:, :, None], latents[:, None])
-        with frozen(generator.unet):
-            plain = generator.predict_epsilon(noisy, embeds)
-    tuned = generator.predict_epsilon(noisy, embeds, policy_unet)
-    errors = (
-        (prediction.float().unflatten(0, (b, n))[:, :, None] - wanted).square()
-        for prediction in (tuned, plain)
-    )
-    dims = (1, 3) if spatial else (1, 3, 4, 5)
-    return GroupErrors(*(error.mean(dim=dims) for error in errors))
+    noisy = scheduler.add_noise(lr_latents[:, None], noise)
+    wanted = scheduler.target_epsilon(noisy[:, :, None], latents[:, None])
+    embeds = group_embeds(generator, prompts, noise.shape[1])
+    plain = reference_predictions(generator, noisy, embeds, chunk, frozen)
+    return NoisyGroup(noisy, embeds, wanted, plain, spatial)
+
+
+def group_embeds(generator: NoiseAwareGenerator, prompts: list[str], count: int) -> torch.Tensor:
+    """Embeddings of B prompts, each `count` times; (B, count, tokens, d)."""
+    embeds = generator.prompt_encoder(repeat_prompts(prompts, count))
+    return embeds.unflatten(0, (len(prompts), count))
+
+
+def predictions(
+    generator: NoiseAwareGenerator,
+    noisy: torch.Tensor,
+    embeds: torch.Tensor,
+    chunk: int | None = None,
+) -> torch.Tensor:
+    """The UNet's noise predictions for noisy latents, both (B, N, c, h, w); keeps a graph."""
+    flat = noisy.flatten(0, 1), embeds.flatten(0, 1)
+    return in_chunks(generator.predict_epsilon, chunk, *flat).unflatten(0, noisy.shape[:2])
+
+
+@torch.no_grad()
+def reference_predictions(
+    generator: NoiseAwareGenerator,
+    noisy: torch.Tensor,
+    embeds: torch.Tensor,
+    chunk: int | None = None,
+    frozen: Sampler = adapters_disabled,
+) -> torch.Tensor:
+    """`predictions` in the context `frozen`, in which the UNet is the reference."""
+    with frozen(generator.unet):
+        return predictions(generator, noisy, embeds, chunk)
+
+
+@torch.no_grad()
+def encode_candidates(
+    generator: NoiseAwareGenerator,
+    candidates: torch.Tensor,
+    posterior_noise: torch.Tensor | None = None,
+    chunk: int | None = None,
+) -> torch.Tensor:
+    """Latents (B, G, c, h, w) of candidates (B, G, 3, H, W) in [0, 1].
+
+    `posterior_noise`, of the latents' shape, draws from the encoder's posterior; None takes its
+    mean. `chunk` candidates are encoded at a time.
+    """
+    images = [candidates.flatten(0, 1) * 2 - 1]
+    noise = [] if posterior_noise is None else [posterior_noise.flatten(0, 1)]
+    return in_chunks(generator.encode, chunk, *images, *noise).unflatten(0, candidates.shape[:2])
+
+
+def draw_update_noise(
+    generator: NoiseAwareGenerator,
+    candidates: torch.Tensor,
+    rng: torch.Generator,
+    shared: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noise for the encoder's posterior, then to add, each (B, G, c, h, w), drawn in this order.
+
+    `shared` gives all candidates of a group the same noise to add.
+    """
+    b, g = candidates.shape[:2]
+    _, *shape = generator.latent_shape(candidates[:, 0])
+    device, dtype = candidates.device, candidates.dtype
+    posterior_noise = draw_noise((b, g, *shape), rng, device, dtype)
+    noise = draw_noise((b, 1 if shared else g, *shape), rng, device, dtype)
+    return posterior_noise, noise.expand(b, g, *shape)
+
+
+def prediction_errors(
+    generator: NoiseAwareGenerator,
+    candidates: torch.Tensor,
+    prompts: list[str],
+    rng: torch.Generator,
+    target: str = "noise",
+) -> GroupErrors:
+    """Errors of the UNet with and without its adapters on the same noisy candidates, fresh noise.
+
+    Args:
+        candidates: (B, G, 3, H, W) in [0, 1].
+        rng: for `draw_update_noise`.
+        generator, prompts, target: as `group_for_noise`.
+    """
+    posterior_noise, noise = draw_update_noise(generator, candidates, rng)
+    latents = encode_candidates(generator, candidates, posterior_noise)
+    group = group_for_noise(generator, latents, prompts, noise, target)
+    return group.errors(predictions(generator, group.noisy, group.embeds))

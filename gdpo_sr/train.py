@@ -6,19 +6,18 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-
-import torch
-from accelerate import Accelerator
-from accelerate.utils import set_seed
+from typing import TYPE_CHECKING
 
 from gdpo_sr.config.load import dump_options, load_options
 from gdpo_sr.config.paths import ExperimentPaths
 from gdpo_sr.config.schema import Options
-from gdpo_sr.models import MODELS
-from gdpo_sr.models.base_model import BaseModel
-from gdpo_sr.models.comparison import Comparison, comparison_table
 from gdpo_sr.types import OptionError
-from gdpo_sr.utils.logger import get_logger
+
+if TYPE_CHECKING:  # torch and all that stands on it load slowly; --help and --dry_run do without
+    from accelerate import Accelerator
+
+    from gdpo_sr.models.base_model import BaseModel
+    from gdpo_sr.models.comparison import Comparison
 
 STOPPED = 130
 """Exit status of a run that a signal stopped; its state is saved."""
@@ -56,16 +55,34 @@ def build_accelerator(options: Options) -> Accelerator:
     """Devices, precision and processes; half precision that the device lacks becomes float32, with
     a warning.
     """
+    import torch
+    from accelerate import Accelerator
+
+    from gdpo_sr.models.processes import process_options
+    from gdpo_sr.utils.logger import get_logger
+
     wanted = options.train.mixed_precision
     if wanted == "fp16" and not torch.cuda.is_available():
         get_logger().warning("train.mixed_precision fp16 needs a GPU: this run uses float32")
         wanted = "no"
-    return Accelerator(mixed_precision=wanted)
+    return Accelerator(mixed_precision=wanted, kwargs_handlers=process_options())
 
 
 def run(options: Options, auto_resume: bool) -> tuple[bool, BaseModel]:
     """Train one run. Returns whether it reached its end, and the trainer."""
+    from gdpo_sr.models.processes import without_the_lost
+
     accelerator = build_accelerator(options)
+    with without_the_lost(accelerator):
+        return _run(options, auto_resume, accelerator)
+
+
+def _run(options: Options, auto_resume: bool, accelerator: Accelerator) -> tuple[bool, BaseModel]:
+    from accelerate.utils import set_seed
+
+    from gdpo_sr.models import MODELS
+    from gdpo_sr.models.processes import log_processes
+
     set_seed(options.manual_seed)
     paths = ExperimentPaths(options.path.experiments_root, options.name)
     resume = auto_resume or options.path.resume_state is not None
@@ -76,10 +93,12 @@ def run(options: Options, auto_resume: bool) -> tuple[bool, BaseModel]:
             model.logger.info("the earlier run of this name is now %s", archived)
     accelerator.wait_for_everyone()
     model.open_logs()
+    log_processes(accelerator, model.logger)
     if resume and not model.resume():
         model.logger.info("no checkpoint in %s: starting afresh", paths.training_states)
     finished = model.fit()
     model.close()
+    accelerator.wait_for_everyone()
     return finished, model
 
 
@@ -101,6 +120,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(dump_options(options), end="")
         return 0
     if options.num_threads is not None:
+        import torch
+
         torch.set_num_threads(options.num_threads)
     finished, model = run(options, arguments.auto_resume)
     if not finished:
@@ -113,11 +134,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         control = other.last_comparison
     if model.last_comparison is not None:
         print_result(options, model, control)
+    model.accelerator.end_training()
     return 0
 
 
 def print_result(options: Options, model: BaseModel, control: Comparison | None) -> None:
     """The table of base against result, and where to find what was made (main process only)."""
+    from gdpo_sr.models.comparison import comparison_table
+
     comparison = model.last_comparison
     count = len(comparison.pictures)
     result = model.result_name

@@ -8,8 +8,10 @@ in data, rewards and metrics, and in [-1, 1] inside the generator.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:  # commands that only print their help need no torch
+    import torch
 
 
 class GDPOSRError(Exception):
@@ -34,6 +36,10 @@ class MetricError(GDPOSRError):
 
 class CheckpointError(GDPOSRError):
     """A model, adapter or training state is missing or of another architecture."""
+
+
+class ProcessError(GDPOSRError):
+    """Another process of the run ended or does not answer."""
 
 
 @dataclass

@@ -1,7 +1,5 @@
-"""The released checkpoint layout: merge its LoRA adapters, or load them into one adapter of ours.
-
-Layout: a pickled dict of tensors `<module>.lora_{A,B}.<adapter>.weight` and
-`conv_in.base_layer.*`, which replaces the base's own. Alpha is peft's default 8, not stored.
+"""Recordings of the released code's checkpoints: put them on networks of ours, compare checksums,
+and write adapters of ours in the released layout.
 """
 
 from __future__ import annotations
@@ -9,69 +7,60 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from peft import set_peft_model_state_dict
 from torch import nn
 
-from gdpo_sr.lora import PEFT_DEFAULT_ALPHA, add_lora
-
-Tensors = dict[str, torch.Tensor]
-
-
-def read_checkpoint(path: Path) -> dict:
-    return torch.load(path, map_location="cpu", weights_only=True)
+from gdpo_sr.convert import attach_checkpoint, read_checkpoint, unet_adapter
+from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
+from gdpo_sr.lora import attach_lora
+from gdpo_sr.merge import merge_adapters
+from gdpo_sr.released_layout import PARTS, Tensors, own_name
 
 
-def lora_update(a: torch.Tensor, b: torch.Tensor, scale: float) -> torch.Tensor:
-    """scale * B A as a change of the weight: A (r, in[, k, k]), B (out, r[, 1, 1])."""
-    return scale * torch.einsum("or,r...->o...", b.flatten(1), a)
-
-
-@torch.no_grad()
-def merge(module: nn.Module, tensors: Tensors, rank: int, adapters: tuple[str, ...]) -> None:
-    """Add the named adapters to the weights of `module` and take over its base layers."""
-    for key, tensor in tensors.items():
-        if ".base_layer." in key:
-            module.get_parameter(key.replace(".base_layer", "")).copy_(tensor)
-    for key, a in tensors.items():
-        name, found, adapter = key.partition(".lora_A.")
-        if found and adapter.removesuffix(".weight") in adapters:
-            b = tensors[key.replace(".lora_A.", ".lora_B.")]
-            update = lora_update(a, b, PEFT_DEFAULT_ALPHA / rank)
-            module.get_parameter(f"{name}.weight").add_(update)
-
-
-UNET_ADAPTERS = ("default_encoder", "default_decoder", "default_others")
-
-
-def merge_unet(unet: nn.Module, path: Path) -> None:
-    """All three UNet adapters of a stage-1 or stage-2 checkpoint."""
-    state = read_checkpoint(path)
-    merge(unet, state["state_dict_unet"], state["rank_unet"], UNET_ADAPTERS)
-
-
-def merge_vae(vae: nn.Module, path: Path) -> None:
-    """The encoder adapter of a stage-1 checkpoint; the decoder's is stored but inactive."""
-    state = read_checkpoint(path)
-    merge(vae, state["state_dict_vae"], state["rank_vae"], ("default_encoder",))
+def merge_released(generator: NoiseAwareGenerator, path: Path) -> None:
+    """All active adapters of a stage-1 or stage-2 checkpoint."""
+    attach_checkpoint(generator, read_checkpoint(path), path)
+    merge_adapters(generator)
 
 
 def load_as_one_adapter(unet: nn.Module, path: Path) -> dict[str, nn.Parameter]:
-    """Put the three adapters, which do not overlap, into one. Parameters by released name."""
-    state = read_checkpoint(path)
-    add_lora(unet, state["rank_unet"])
-    released = {key: t for key, t in state["state_dict_unet"].items() if ".lora_" in key}
-    set_peft_model_state_dict(unet, {own_name(key): t for key, t in released.items()})
+    """The UNet's adapters, trainable, and their parameters by released name."""
+    attach_lora(unet, unet_adapter(read_checkpoint(path)), path, trainable=True)
     parameters = dict(unet.named_parameters())
+    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict_unet"]
     return {
-        key: parameters[own_name(key).replace(".weight", ".default.weight")] for key in released
+        key: parameters[own_name(key).replace(".weight", ".default.weight")]
+        for key in state
+        if ".lora_" in key
     }
 
 
-def own_name(key: str) -> str:
-    """`conv_in.lora_A.default_encoder.weight` -> `conv_in.lora_A.weight`."""
-    for adapter in UNET_ADAPTERS:
-        key = key.replace(f".{adapter}.", ".")
-    return key
+def part_of(module: str) -> str:
+    """Which of the released adapters adapts a module of UNet or VAE."""
+    if module.startswith(("down_blocks", "conv_in", "encoder", "quant_conv")):
+        return "encoder"
+    return "decoder" if module.startswith(("up_blocks", "decoder")) else "others"
+
+
+def released_network(tensors: Tensors, network: str, rank: int) -> dict:
+    """Keys of a released checkpoint that are about one network."""
+    state = {f"{network}_lora_{part}_modules": [] for part in PARTS}
+    named = {}
+    for key, tensor in tensors.items():
+        module, _, kind = key.partition(".lora_")
+        part = part_of(module)
+        modules = state[f"{network}_lora_{part}_modules"]
+        if module not in modules:
+            modules.append(module)
+        named[f"{module}.lora_{kind[0]}.default_{part}.weight"] = tensor
+    return {**state, f"rank_{network}": rank, f"state_dict_{network}": named}
+
+
+def released_state(unet: Tensors, conv_in: Tensors, vae: Tensors, rank: int) -> dict:
+    """A checkpoint of stage 1, or of stage 2 where `vae` is empty; tensors by our names."""
+    state = released_network(unet, "unet", rank)
+    base_layer = {f"conv_in.base_layer.{name}": value for name, value in conv_in.items()}
+    state["state_dict_unet"] = base_layer | state["state_dict_unet"]
+    return state | (released_network(vae, "vae", rank) if vae else {})
 
 
 def checksums(tensor: torch.Tensor) -> dict[str, float]:

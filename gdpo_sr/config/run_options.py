@@ -82,7 +82,17 @@ class RunOptions(OptionGroup):
         "no", description="Precision of the networks in training."
     )
     gradient_checkpointing: bool = Field(
-        False, description="Recompute UNet activations in the backward pass to save memory."
+        False, description="Recompute activations in the backward pass to save memory."
+    )
+    channels_last: bool = Field(
+        False, description="Keep pictures of the networks with the channel last in memory."
+    )
+    vae_slicing: bool = Field(
+        False,
+        description="Have an AutoencoderKL encode and decode one picture at a time.",
+    )
+    compile: bool = Field(
+        False, description="torch.compile UNet and AutoencoderKL: minutes first, then faster."
     )
     ema_decay: float = Field(
         0.0, ge=0, lt=1, description="Decay of the moving average of the adapters; 0: off."

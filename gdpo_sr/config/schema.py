@@ -9,41 +9,10 @@ from pydantic import Field, field_validator, model_validator
 
 from gdpo_sr.config.base import OptionGroup, raise_problems
 from gdpo_sr.config.data_options import DatasetOptions
+from gdpo_sr.config.network_options import NetworkOptions
 from gdpo_sr.config.run_options import MetricOptions, RunOptions
 from gdpo_sr.config.stage1_options import ScoreNetworkOptions, Stage1TrainOptions
 from gdpo_sr.config.train_options import TrainOptions
-
-
-class NetworkOptions(OptionGroup):
-    """The one-step generator that is tuned."""
-
-    base: str = Field(
-        "mini", min_length=1, description="mini (embedded), a diffusers folder, or a hub id."
-    )
-    revision: str | None = Field(None, min_length=1, description="Commit or tag of a hub id.")
-    t_add: int | None = Field(
-        None,
-        ge=0,
-        le=999,
-        description="Step at which noise is added; the paper: 250; null: as saved with the base.",
-    )
-    t_diff: int | None = Field(
-        None,
-        ge=0,
-        le=999,
-        description="Step that the UNet is told; the paper: 100; null: as saved with the base.",
-    )
-    prompt: str | None = Field(
-        None, description="Prompt of every image; null: the one saved with the base."
-    )
-
-    @model_validator(mode="after")
-    def _revision_of_hub_id(self) -> NetworkOptions:
-        if self.base in ("mini", "mini-diffusion") and self.revision is not None:
-            raise ValueError(
-                f"revision = {self.revision!r}: base {self.base} has none; remove revision"
-            )
-        return self
 
 
 class PathOptions(OptionGroup):

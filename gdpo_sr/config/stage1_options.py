@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from gdpo_sr.config.base import OptionGroup
+from gdpo_sr.config.network_options import BaseName
 from gdpo_sr.config.run_options import LoraOptions, MetricOptions, OptimizerOptions, RunOptions
 
 
@@ -89,8 +90,8 @@ class LossesOptions(OptionGroup):
 class ScoreNetworkOptions(OptionGroup):
     """The diffusion model whose score VSD distils, and the texts that it is given."""
 
-    base: str | None = Field(
-        None, min_length=1, description="As network_g.base; null: the base of network_g itself."
+    base: BaseName | None = Field(
+        None, description="As network_g.base; null: the base of network_g itself."
     )
     revision: str | None = Field(None, min_length=1, description="Commit or tag of a hub id.")
     prompt: str | None = Field(None, description="Positive prompt; null: that of network_g.")

@@ -72,6 +72,18 @@ class TrainOptions(RunOptions):
     group_chunk: int | None = Field(
         None, ge=1, le=64, description="Candidates per forward pass, to save memory; null: all G."
     )
+    update_chunk: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="Candidates per forward and backward pass of the update, to save memory; same "
+        "gradient; null: all of a batch at once.",
+    )
+    reuse_latents: bool = Field(
+        False,
+        description="Update with the latents that were sampled, instead of encoding the decoded "
+        "candidates (the paper): faster, not the same.",
+    )
     update_input: Literal["candidate", "lr"] = Field(
         "candidate",
         description="What the update adds noise to: each candidate's latent (the paper), or the LR "
@@ -121,6 +133,13 @@ class TrainOptions(RunOptions):
                 f"group_chunk = {self.group_chunk} must not exceed "
                 f"group_size = {self.group_size}: lower it, or null for the whole group"
             )
+        if self.update_chunk is not None and self.update_chunk > self.group_size:
+            yield (
+                f"update_chunk = {self.update_chunk} must not exceed "
+                f"group_size = {self.group_size}: lower it, or null for a whole batch"
+            )
+        if self.reuse_latents and self.loss.type == "grpo":
+            yield "reuse_latents = true has no effect with loss.type = grpo: set it to false"
         yield from self._method_problems()
 
     def _method_problems(self) -> Iterator[str]:

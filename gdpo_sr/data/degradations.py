@@ -2,13 +2,15 @@
 
 Source: Wang et al., "Real-ESRGAN" (2021), section 3.4 and figure 2. Kernels, noise strength, noise
 colour and JPEG quality are drawn per picture; resize factors, interpolation modes, kind of noise
-and the order of the last steps per batch.
+and the order of the last steps per batch, with several processes for the batch of all of them.
 """
 
 from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,13 +24,14 @@ from gdpo_sr.config.degradation import (
 )
 from gdpo_sr.data.draws import (
     chance,
-    child_generator,
+    child_generators,
     choose,
     integer,
     uniform,
     uniform_per_sample,
 )
 from gdpo_sr.data.kernels import draw_blur_kernel, draw_final_kernel
+from gdpo_sr.shared_random import own_rows, share_of
 from gdpo_sr.types import ImageError
 from gdpo_sr.utils.basicsr import load
 
@@ -114,14 +117,14 @@ class RealESRGANDegradation:
         if not chance(stage.blur_prob, generator):
             return image
         mix, sizes = self.options.kernel_mix, self.options.kernel_size_range
-        kernels = [draw_blur_kernel(stage, mix, sizes, generator) for _ in range(len(image))]
+        kernels = _draw_kernels(len(image), generator, draw_blur_kernel, stage, mix, sizes)
         return _filter(image, kernels)
 
     def _finish(self, image: Tensor, size: tuple[int, int], generator: torch.Generator) -> Tensor:
         """Resize to the LR size, then the final sinc filter."""
         probability, sizes = self.options.final_sinc_prob, self.options.kernel_size_range
         image = _resize(image, size, generator)
-        kernels = [draw_final_kernel(probability, sizes, generator) for _ in range(len(image))]
+        kernels = _draw_kernels(len(image), generator, draw_final_kernel, probability, sizes)
         return _filter(image, kernels)
 
     def _jpeg(self, image: Tensor, stage: StageOptions, generator: torch.Generator) -> Tensor:
@@ -138,6 +141,13 @@ class RealESRGANDegradation:
             codec = load("basicsr.utils.diffjpeg").DiffJPEG(differentiable=False)
             self._jpeg_by_device[device] = copy.deepcopy(codec).requires_grad_(False).to(device)
         return self._jpeg_by_device[device]
+
+
+def _draw_kernels(
+    count: int, generator: torch.Generator, draw: Callable[..., Tensor], *settings: Any
+) -> list[Tensor]:
+    everything = range(count * share_of(generator)[1])
+    return own_rows([draw(*settings, generator) for _ in everything], generator)
 
 
 def _filter(image: Tensor, kernels: list[Tensor]) -> Tensor:
@@ -171,24 +181,25 @@ def _add_noise(image: Tensor, stage: StageOptions, generator: torch.Generator) -
     bounds = stage.noise_range if gaussian else stage.poisson_scale_range
     strength = uniform_per_sample(len(image), bounds, generator)
     is_grey = uniform_per_sample(len(image), (0.0, 1.0), generator) < stage.gray_noise_prob
-    local, pixels = image.to(generator.device), child_generator(generator)
-    noise = strength * torch.where(is_grey, draw(_grey(local), pixels), draw(local, pixels))
+    pictures = zip(image.to(generator.device), child_generators(len(image), generator), strict=True)
+    drawn = [(draw(_grey(picture), pixels), draw(picture, pixels)) for picture, pixels in pictures]
+    grey, coloured = (torch.stack(kind) for kind in zip(*drawn, strict=True))
+    noise = strength * torch.where(is_grey, grey, coloured)
     return (image + noise.to(image.device)).clamp(0, 1)
 
 
-def _gaussian_noise(image: Tensor, generator: torch.Generator) -> Tensor:
-    noise = torch.randn(image.shape, generator=generator, device=generator.device)
+def _gaussian_noise(picture: Tensor, generator: torch.Generator) -> Tensor:
+    noise = torch.randn(picture.shape, generator=generator, device=generator.device)
     return noise / 255
 
 
-def _poisson_noise(image: Tensor, generator: torch.Generator) -> Tensor:
+def _poisson_noise(picture: Tensor, generator: torch.Generator) -> Tensor:
     """Shot noise; white has as many photons as the picture has 8-bit levels, as in basicsr."""
-    image = (image * 255).round() / 255
-    levels = [2 ** math.ceil(math.log2(len(torch.unique(picture)))) for picture in image]
-    photons = torch.tensor(levels, dtype=image.dtype, device=image.device).view(-1, 1, 1, 1)
-    return torch.poisson(image * photons, generator=generator) / photons - image
+    picture = (picture * 255).round() / 255
+    photons = 2 ** math.ceil(math.log2(len(torch.unique(picture))))
+    return torch.poisson(picture * photons, generator=generator) / photons - picture
 
 
-def _grey(image: Tensor) -> Tensor:
-    weights = torch.tensor(_LUMA, dtype=image.dtype, device=image.device).view(1, 3, 1, 1)
-    return (image * weights).sum(dim=1, keepdim=True)
+def _grey(picture: Tensor) -> Tensor:
+    weights = torch.tensor(_LUMA, dtype=picture.dtype, device=picture.device).view(3, 1, 1)
+    return (picture * weights).sum(dim=0, keepdim=True)

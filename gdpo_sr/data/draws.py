@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from gdpo_sr.shared_random import draw_rows, share_of
+
 
 def uniform(low: float, high: float, generator: torch.Generator) -> float:
     """A float in [low, high)."""
@@ -39,7 +41,7 @@ def uniform_per_sample(
     count: int, bounds: tuple[float, float], generator: torch.Generator
 ) -> Tensor:
     """(count, 1, 1, 1) float32 in [bounds[0], bounds[1]), on the generator's device."""
-    unit = torch.rand((count, 1, 1, 1), generator=generator, device=generator.device)
+    unit = draw_rows(torch.rand, (count, 1, 1, 1), generator)
     return bounds[0] + (bounds[1] - bounds[0]) * unit
 
 
@@ -49,11 +51,13 @@ def generator_for(*keys: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
-def child_generator(generator: torch.Generator) -> torch.Generator:
-    """A generator on the same device, seeded by one draw.
+def child_generators(count: int, generator: torch.Generator) -> list[torch.Generator]:
+    """A generator on the same device for each of `count` rows, seeded by one draw and the row.
 
     For samplers that consume a number of draws which depends on the data (`torch.poisson`): what
-    `generator` yields afterwards does not depend on the pixels.
+    `generator` yields afterwards, and what other rows get, does not depend on the pixels.
     """
-    seed = torch.randint(2**62, (1,), generator=generator, device=generator.device)
-    return torch.Generator(generator.device).manual_seed(int(seed))
+    seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
+    first = share_of(generator)[0] * count
+    rows = range(first, first + count)
+    return [torch.Generator(generator.device).manual_seed(seed + row) for row in rows]

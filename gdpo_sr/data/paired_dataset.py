@@ -7,6 +7,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
+from gdpo_sr.data.captions import Captions
 from gdpo_sr.data.crops import crop, photos_of_draw, random_corner, random_flips
 from gdpo_sr.data.draws import generator_for
 from gdpo_sr.data.folder import (
@@ -31,6 +32,7 @@ class PairedDataset(Dataset[dict[str, Any]]):
         gt_size: side of the HR crops in pixels; None gives whole pictures.
         seed, use_hflip, use_rot, cache: as for `OnlineDataset`; used for crops only (1 GB
             for each folder).
+        captions: gives those of the LR pictures; None: items have none.
 
     Raises:
         DatasetError: missing or empty folder, picture without partner, pair of the wrong ratio, or
@@ -47,6 +49,7 @@ class PairedDataset(Dataset[dict[str, Any]]):
         use_hflip: bool = True,
         use_rot: bool = False,
         cache: bool = True,
+        captions: Captions | None = None,
     ) -> None:
         if gt_size is not None and gt_size % scale:
             raise DatasetError(f"gt_size {gt_size} is not divisible by scale {scale}: change one")
@@ -58,12 +61,14 @@ class PairedDataset(Dataset[dict[str, Any]]):
         pairs = find_pairs(folder_hr, folder_lr, scale, gt_size or scale)
         self._hr = PhotoStore([hr for hr, _ in pairs], cache)
         self._lr = PhotoStore([lr for _, lr in pairs], cache)
+        self._captions = None if captions is None else captions(self._lr.paths)
 
     def __len__(self) -> int:
         return len(self._hr.paths)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """`hr` (3, H, W), `lr` (3, H / scale, W / scale) in [0, 1], `name`; crops also `draw`.
+        """`hr` (3, H, W), `lr` (3, H / scale, W / scale) in [0, 1], `name`; crops also `draw`;
+        and `caption` if there are any.
 
         Raises:
             ImageError: a whole picture cannot be decoded (for crops the next pair is taken).
@@ -74,7 +79,10 @@ class PairedDataset(Dataset[dict[str, Any]]):
             raise IndexError(f"pair {index} of {len(self)}")
         path = self._hr.paths[index]
         hr, lr = read_image(path), read_image(self._lr.paths[index])
-        return {"hr": hr, "lr": lr, "name": path.stem}
+        return self._with_caption(index, {"hr": hr, "lr": lr, "name": path.stem})
+
+    def _with_caption(self, index: int, item: dict[str, Any]) -> dict[str, Any]:
+        return item if self._captions is None else {**item, "caption": self._captions[index]}
 
     def _random_crop(self, draw: int, gt_size: int) -> dict[str, Any]:
         candidates = photos_of_draw(self.seed, draw, len(self))
@@ -88,7 +96,8 @@ class PairedDataset(Dataset[dict[str, Any]]):
         ]
         hr, lr = random_flips(crops, self.use_hflip, self.use_rot, generator)
         name = self._hr.paths[index].stem
-        return {"hr": to_unit(hr), "lr": to_unit(lr), "name": name, "draw": draw}
+        item = {"hr": to_unit(hr), "lr": to_unit(lr), "name": name, "draw": draw}
+        return self._with_caption(index, item)
 
 
 def find_pairs(

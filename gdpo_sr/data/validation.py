@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from gdpo_sr.config.degradation import DegradationOptions
+from gdpo_sr.data.captions import Captions
 from gdpo_sr.data.degradations import RealESRGANDegradation
 from gdpo_sr.data.draws import generator_for
 from gdpo_sr.data.folder import PhotoStore, StrPath, to_unit, usable_photos
@@ -21,6 +23,7 @@ def make_validation_set(
     gt_size: int | None,
     seed: int = 0,
     options: DegradationOptions | None = None,
+    captions: Captions | None = None,
 ) -> list[dict[str, Any]]:
     """Centre crops in the order of their names, each with its LR picture.
 
@@ -32,10 +35,11 @@ def make_validation_set(
         gt_size: side of the HR crops in pixels; None takes whole pictures (cut to a multiple of
             `scale`).
         seed, options: of the degradation.
+        captions: gives those of the photos that are degraded, or of the given LR pictures.
 
     Returns:
         dicts of `hr` (3, H, W), `lr` (3, H / scale, W / scale), float32 RGB in [0, 1] on the CPU,
-        and `name`.
+        and `name`; with captions also `caption`.
 
     Raises:
         DatasetError: missing or empty folder, wrong pairs, `gt_size` not divisible by `scale`, or
@@ -44,9 +48,12 @@ def make_validation_set(
     if gt_size is not None and gt_size % scale:
         raise DatasetError(f"gt_size {gt_size} is not divisible by scale {scale}: change one")
     if folder_lr is None:
-        pairs = _degraded(folder_hr, scale, gt_size, seed, options)
+        pairs, sources = _degraded(folder_hr, scale, gt_size, seed, options)
     else:
-        pairs = _given(folder_hr, folder_lr, scale, gt_size)
+        pairs, sources = _given(folder_hr, folder_lr, scale, gt_size)
+    if captions is not None:
+        words = captions(sources)
+        pairs = [{**pair, "caption": text} for pair, text in zip(pairs, words, strict=True)]
     if not pairs:
         raise DatasetError(f"no picture in {folder_hr} can be decoded: replace the damaged files")
     return pairs
@@ -54,10 +61,11 @@ def make_validation_set(
 
 def _degraded(
     folder: StrPath, scale: int, gt_size: int | None, seed: int, options: DegradationOptions | None
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], list[Path]]:
+    """Pairs, and the photos that they were made from."""
     degrade = RealESRGANDegradation(options, scale)
     photos = PhotoStore(usable_photos(folder, gt_size or degrade.smallest_size()), cache=False)
-    pairs = []
+    pairs, sources = [], []
     for index, path in enumerate(photos.paths):
         photo = photos.read(index)
         if photo is None:
@@ -66,17 +74,19 @@ def _degraded(
         hr = to_unit(photo[:, top : top + height, left : left + width])
         lr = degrade(hr[None], generator_for("validation", seed, index))[0]
         pairs.append({"hr": hr, "lr": lr, "name": path.stem})
-    return pairs
+        sources.append(path)
+    return pairs, sources
 
 
 def _given(
     folder_hr: StrPath, folder_lr: StrPath, scale: int, gt_size: int | None
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], list[Path]]:
+    """Pairs, and their LR files."""
     paths = find_pairs(folder_hr, folder_lr, scale, gt_size or scale)
     hr_photos = PhotoStore([hr for hr, _ in paths], cache=False)
     lr_photos = PhotoStore([lr for _, lr in paths], cache=False)
-    pairs = []
-    for index, (path, _) in enumerate(paths):
+    pairs, sources = [], []
+    for index, (path, lr_path) in enumerate(paths):
         hr, lr = hr_photos.read(index), lr_photos.read(index)
         if hr is None or lr is None:
             continue
@@ -84,7 +94,8 @@ def _given(
         lr = lr[:, top : top + height, left : left + width]
         hr = hr[:, top * scale : (top + height) * scale, left * scale : (left + width) * scale]
         pairs.append({"hr": to_unit(hr), "lr": to_unit(lr), "name": path.stem})
-    return pairs
+        sources.append(lr_path)
+    return pairs, sources
 
 
 def _centre_box(image: Tensor, size: int | None, multiple: int = 1) -> tuple[int, int, int, int]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from gdpo_sr.folder_jobs import manifest
 from gdpo_sr.folder_jobs.candidate_sink import CandidateSink, Finished, Score
 from gdpo_sr.folder_jobs.plan import Job
 from gdpo_sr.folder_jobs.threads import Writers, read_ahead
+from gdpo_sr.generators.prompts import prompts_behind
 from gdpo_sr.pipelines.noise_field import draw_seed
 from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline, RestoreOptions, RestoreReport
 from gdpo_sr.types import ImageError
@@ -29,7 +30,10 @@ Tell = Callable[[Job, str | None], None]
 
 @dataclass(frozen=True)
 class FolderOptions:
-    """What to make of every picture; see `gdpo-sr inference --help`."""
+    """What to make of every picture; see `gdpo-sr inference --help`.
+
+    `captions` holds a caption for each source, or nothing; the prompt is put behind it.
+    """
 
     restore: RestoreOptions
     folder: Path
@@ -42,6 +46,7 @@ class FolderOptions:
     uncertainty: bool = False
     bit_depth: int | None = None
     quality: int = 95
+    captions: Mapping[Path, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -79,7 +84,7 @@ def restore_folder(
         _record(options, tell, job, {}, error)
 
     with Writers[_Done](2 * batch, written) as writers:
-        for group in _groups(loaded, batch, failed):
+        for group in _groups(loaded, batch, failed, options.captions):
             _restore_group(group, pipe, options, writers, failed, score)
 
 
@@ -87,17 +92,23 @@ def _groups(
     loaded: Iterable[tuple[Job, SourcePicture | ImageError]],
     limit: int,
     failed: Callable[[Job, ImageError], None],
+    captions: Mapping[Path, str],
 ) -> Iterator[list[Loaded]]:
-    """Neighbours of one size, at most `limit`; pictures that cannot be read are told."""
+    """Neighbours of one size and caption, at most `limit`; what cannot be read is told."""
+
+    def kind(item: Loaded) -> tuple[tuple[int, ...], str | None]:
+        return item[1].color.shape, captions.get(item[0].source)
+
     group: list[Loaded] = []
     for job, picture in loaded:
         if isinstance(picture, ImageError):
             failed(job, picture)
             continue
-        if group and (len(group) == limit or group[0][1].color.shape != picture.color.shape):
+        item = (job, picture)
+        if group and (len(group) == limit or kind(group[0]) != kind(item)):
             yield group
             group = []
-        group.append((job, picture))
+        group.append(item)
     if group:
         yield group
 
@@ -140,7 +151,17 @@ def _restore(
     )
     seeds = [noise_seeds(options.seed, job.source.name, options.candidates) for job, _ in group]
     colors = [picture.color for picture in pictures]
-    return frame, sink, pipe.restore_into(sink, colors, frame, seeds, options.restore)
+    restore = _with_caption(options, group[0][0].source, pipe.config.prompt)
+    return frame, sink, pipe.restore_into(sink, colors, frame, seeds, restore)
+
+
+def _with_caption(options: FolderOptions, source: Path, saved_prompt: str) -> RestoreOptions:
+    """The options of one group: all of its pictures have the same caption."""
+    if source not in options.captions:
+        return options.restore
+    words = saved_prompt if options.restore.prompt is None else options.restore.prompt
+    [prompt] = prompts_behind([options.captions[source]], words)
+    return replace(options.restore, prompt=prompt)
 
 
 def noise_source(seed: int, name: str) -> torch.Generator:

@@ -1,4 +1,6 @@
-"""Load a base model: the embedded `mini`, a folder in diffusers layout, or a hub id."""
+"""Load a base model: its parts, some of them replaced by those of other folders, and the generator
+over them.
+"""
 
 from __future__ import annotations
 
@@ -14,73 +16,16 @@ from safetensors import SafetensorError
 from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging
 
+from gdpo_sr.generators.base_folder import Base, base_folder, part_folder
 from gdpo_sr.generators.lapped_autoencoder import LappedAutoencoder
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
 from gdpo_sr.generators.prompts import PromptEncoder
 from gdpo_sr.schedulers.one_step import OneStepScheduler
 from gdpo_sr.types import CheckpointError
 
-_ASSETS = Path(__file__).parent.parent / "assets"
-EMBEDDED = {name: _ASSETS / name for name in ("mini", "mini-diffusion")}
 _AUTOENCODERS = {"AutoencoderKL": AutoencoderKL, "LappedAutoencoder": LappedAutoencoder}
-_PARTS = {
-    "unet": ("config.json",),
-    "vae": ("config.json",),
-    "text_encoder": ("config.json",),
-    "tokenizer": ("tokenizer.json", "vocab.json"),
-    "scheduler": ("scheduler_config.json",),
-}
-"""Folders of a base, each with the file that it must hold, or one of several."""
-_NOT_FETCHED = ["*.bin", "*.msgpack", "*.fp16.*", "*.non_ema.*"]
-
-
-def base_folder(base: str | Path, revision: str | None = None) -> Path:
-    """Folder of a base model; a hub id is fetched into the hub's cache.
-
-    Raises:
-        CheckpointError: the folder is incomplete, or the id is unknown or cannot be reached.
-    """
-    folder = EMBEDDED.get(str(base), Path(base))
-    if not folder.is_dir():
-        folder = _fetch(str(base), revision)
-    _require_parts(folder)
-    return folder
-
-
-def _require_parts(folder: Path) -> None:
-    missing = [
-        f"{part}/{' or '.join(files)}"
-        for part, files in _PARTS.items()
-        if not any((folder / part / file).is_file() for file in files)
-    ]
-    if missing:
-        raise CheckpointError(
-            f"base '{folder}' lacks {', '.join(missing)}: give a model saved in diffusers layout"
-        )
-
-
-def _fetch(hub_id: str, revision: str | None) -> Path:
-    looks_like_path = hub_id.count("/") != 1 or hub_id.startswith((".", "/", "~"))
-    if looks_like_path:
-        raise CheckpointError(
-            f"base '{hub_id}' is no folder and no hub id: "
-            "use 'mini', an existing folder or 'owner/name'"
-        )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    wanted = [f"{part}/*" for part in _PARTS] + ["model_index.json"]
-    try:
-        folder = snapshot_download(
-            hub_id, revision=revision, allow_patterns=wanted, ignore_patterns=_NOT_FETCHED
-        )
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"base '{hub_id}' is not on this disk and could not be fetched "
-            f"({type(error).__name__}): check the id and the connection, "
-            "or use 'mini' or a local folder"
-        ) from error
-    return Path(folder)
+_UNSUPPORTED = ("trained_betas", "rescale_betas_zero_snr")
+"""Settings of a scheduler that give another noise schedule than `OneStepScheduler` has."""
 
 
 def _load_part(cls: Any, folder: Path, **options: Any) -> torch.nn.Module:
@@ -115,23 +60,58 @@ def no_progress_bar() -> Iterator[None]:
 
 
 def load_vae(folder: Path, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
-    """The autoencoder of a base, by the class name in its config."""
-    name = json.loads((folder / "vae" / "config.json").read_text()).get("_class_name")
+    """The autoencoder in `folder`, by the class name in its config."""
+    name = json.loads((folder / "config.json").read_text()).get("_class_name")
     if name not in _AUTOENCODERS:
+        raise CheckpointError(f"'{folder}' holds a {name}: use one of {', '.join(_AUTOENCODERS)}")
+    return _load_part(_AUTOENCODERS[name], folder, torch_dtype=dtype)
+
+
+def load_scheduler(folder: Path) -> OneStepScheduler:
+    """The two timesteps and the noise schedule of the scheduler in `folder`, of whatever class.
+
+    Raises:
+        CheckpointError: its schedule is of a kind that is not supported.
+        OptionError: neither noise nor velocity is predicted.
+    """
+    config = json.loads((folder / "scheduler_config.json").read_text())
+    for key in filter(config.get, _UNSUPPORTED):
         raise CheckpointError(
-            f"'{folder}/vae' holds a {name}: use one of {', '.join(_AUTOENCODERS)}"
+            f"'{folder}/scheduler_config.json': {key} = {config[key]} is not supported: use a base "
+            "with the plain schedule of Stable Diffusion"
         )
-    return _load_part(_AUTOENCODERS[name], folder / "vae", torch_dtype=dtype)
+    return OneStepScheduler.from_pretrained(folder)
+
+
+def load_text_encoder(folder: Path, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
+    """The text encoder of the base in `folder`.
+
+    Raises:
+        CheckpointError: it is missing, or its weights do not fit its config.
+    """
+    with _told_as_checkpoint_error(folder):
+        return _load_part(CLIPTextModel, folder / "text_encoder", dtype=dtype)
 
 
 def load_components(
-    base: str | Path,
+    base: Base,
     revision: str | None = None,
     t_add: int | None = None,
     t_diff: int | None = None,
     dtype: torch.dtype = torch.float32,
+    unet: str | Path | None = None,
+    vae: str | Path | None = None,
 ) -> dict[str, Any]:
     """Parts of a base as keyword arguments of `OneStepSRPipeline`.
+
+    Args:
+        base: ``"mini"``, a folder in diffusers layout or a hub id, or a list of mirrors that are
+            tried in turn.
+        revision: commit or tag of a hub id.
+        t_add, t_diff: replace the timesteps that are saved with the base.
+        dtype: of the networks.
+        unet, vae: folders of a UNet and an autoencoder that replace the base's, as released for
+            merged models: with config.json, or with a folder `unet` or `vae` that holds it.
 
     Returns:
         unet, vae, text_encoder, tokenizer, scheduler, prompt.
@@ -141,22 +121,48 @@ def load_components(
         OptionError: a timestep is outside the schedule.
     """
     folder = base_folder(base, revision)
+    unet_folder = folder / "unet" if unet is None else part_folder(unet, "unet")
+    vae_folder = folder / "vae" if vae is None else part_folder(vae, "vae")
+    with _told_as_checkpoint_error(folder):
+        scheduler = load_scheduler(folder / "scheduler")
+        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+        prompt = _saved_prompt(folder)
+    with _told_as_checkpoint_error(unet_folder):
+        network = _load_part(UNet2DConditionModel, unet_folder, torch_dtype=dtype)
+    with _told_as_checkpoint_error(vae_folder):
+        autoencoder = load_vae(vae_folder, dtype)
+    _check_fit(network, autoencoder, unet_folder, vae_folder)
+    scheduler.set_timesteps_pair(t_add, t_diff)
+    return {
+        "unet": network,
+        "vae": autoencoder,
+        "text_encoder": load_text_encoder(folder, dtype),
+        "tokenizer": tokenizer,
+        "scheduler": scheduler,
+        "prompt": prompt,
+    }
+
+
+@contextmanager
+def _told_as_checkpoint_error(folder: Path) -> Iterator[None]:
+    """What the libraries say of a damaged part, in one line."""
     try:
-        scheduler = OneStepScheduler.from_pretrained(folder / "scheduler")
-        parts = {
-            "unet": _load_part(UNet2DConditionModel, folder / "unet", torch_dtype=dtype),
-            "vae": load_vae(folder, dtype),
-            "text_encoder": _load_part(CLIPTextModel, folder / "text_encoder", dtype=dtype),
-            "tokenizer": CLIPTokenizer.from_pretrained(folder / "tokenizer"),
-            "prompt": _saved_prompt(folder),
-        }
+        yield
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise CheckpointError(
             f"'{folder}' cannot be loaded ({reason}): give a complete model in diffusers layout"
         ) from error
-    scheduler.set_timesteps_pair(t_add, t_diff)
-    return {**parts, "scheduler": scheduler}
+
+
+def _check_fit(unet: Any, vae: Any, unet_folder: Path, vae_folder: Path) -> None:
+    """Raise CheckpointError if UNet and autoencoder have different latents."""
+    channels = unet.config.in_channels, vae.config.latent_channels
+    if channels[0] != channels[1]:
+        raise CheckpointError(
+            f"'{unet_folder}' takes latents of {channels[0]} channels, '{vae_folder}' makes "
+            f"{channels[1]}: give parts of one model"
+        )
 
 
 def _saved_prompt(folder: Path) -> str:

@@ -7,10 +7,12 @@ Everything random comes in as a tensor, so that the same noise can be given to t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
-from gdpo_sr.generators.prompts import PromptEncoder
+from gdpo_sr.generators.prompts import PromptEncoder, prompts_behind
 from gdpo_sr.schedulers.one_step import OneStepScheduler
 
 
@@ -78,6 +80,10 @@ class NoiseAwareGenerator(nn.Module):
     def decode_unclamped(self, latents: torch.Tensor) -> torch.Tensor:
         """What the decoder gives; values outside [-1, 1] keep their gradient."""
         return self.vae.decode(latents / self.vae.config.scaling_factor).sample
+
+    def prompts_of(self, captions: Sequence[str] | None, count: int) -> list[str]:
+        """Prompts of `count` pictures: their captions with the own prompt behind, or it alone."""
+        return prompts_behind([""] * count if captions is None else captions, self.prompt)
 
     def predict_epsilon(
         self, noisy: torch.Tensor, prompt_embeds: torch.Tensor, unet: nn.Module | None = None

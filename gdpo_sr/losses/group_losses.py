@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -12,7 +13,13 @@ from gdpo_sr.losses.gdpo_loss import preference_margin
 from gdpo_sr.losses.grpo import grpo_loss
 from gdpo_sr.losses.multi_pair_dpo import pair_margins, weighted_pairs
 from gdpo_sr.losses.preference import LogitScale, preference_loss
-from gdpo_sr.losses.regression import reward_weighted_loss, sft_best_loss
+from gdpo_sr.losses.regression import (
+    best_error,
+    reward_weighted_loss,
+    reward_weights,
+    sft_best_loss,
+    weighted_error,
+)
 from gdpo_sr.registry import Registry
 from gdpo_sr.types import LossOutput
 
@@ -62,10 +69,13 @@ class GroupLoss(Protocol):
     Attributes:
         same_noise: candidates of one group are compared on the same noise.
         scale: state of an automatic strength, or None.
+        margin: what alone decides a picture's part of the loss, (B,): linear in the policy's errors
+            of that picture. None where there is no such number.
     """
 
     same_noise: bool
     scale: LogitScale | None
+    margin: Callable[[ErrorSignal], torch.Tensor] | None
 
     def __call__(self, signal: Any) -> LossOutput:
         """Loss with a graph and what to log."""
@@ -76,6 +86,7 @@ class _Preference:
     """A preference loss whose strength is a number or kept by `LogitScale`."""
 
     same_noise = False
+    margin = None
 
     def __init__(self, strength: Strength) -> None:
         self.strength = strength
@@ -98,10 +109,13 @@ class GDPO(_Preference):
     def __init__(self, omega: Strength = 5000.0) -> None:
         super().__init__(omega)
 
+    def margin(self, signal: ErrorSignal) -> torch.Tensor:
+        """S of every picture."""
+        return preference_margin(signal.policy, signal.reference, signal.advantages)
+
     def __call__(self, signal: ErrorSignal) -> LossOutput:
         """Arguments and result as `GroupLoss`."""
-        margin = preference_margin(signal.policy, signal.reference, signal.advantages)
-        return self._loss(margin, signal)
+        return self._loss(self.margin(signal), signal)
 
 
 @LOSSES.register("diffusion_dpo")
@@ -113,10 +127,13 @@ class DiffusionDPO(_Preference):
     def __init__(self, beta: Strength = 5000.0) -> None:
         super().__init__(beta)
 
+    def margin(self, signal: ErrorSignal) -> torch.Tensor:
+        """Difference of winner and loser of every picture."""
+        return pair_margin(signal.policy, signal.reference, signal.advantages)
+
     def __call__(self, signal: ErrorSignal) -> LossOutput:
         """Arguments and result as `GroupLoss`."""
-        margin = pair_margin(signal.policy, signal.reference, signal.advantages)
-        return self._loss(margin, signal)
+        return self._loss(self.margin(signal), signal)
 
 
 @LOSSES.register("multi_pair_dpo")
@@ -142,6 +159,7 @@ class GRPO:
 
     same_noise = False
     scale = None
+    margin = None
 
     def __init__(
         self,
@@ -178,6 +196,10 @@ class RewardWeighted:
     def __init__(self, temperature: float = 1.0) -> None:
         self.temperature = temperature
 
+    def margin(self, signal: ErrorSignal) -> torch.Tensor:
+        """Weighted error of every picture."""
+        return weighted_error(signal.policy, reward_weights(signal.advantages, self.temperature))
+
     def __call__(self, signal: ErrorSignal) -> LossOutput:
         """Arguments and result as `GroupLoss`."""
         return reward_weighted_loss(signal.policy, signal.advantages, self.temperature)
@@ -189,6 +211,10 @@ class SFTBest:
 
     same_noise = False
     scale = None
+
+    def margin(self, signal: ErrorSignal) -> torch.Tensor:
+        """Error of the best candidate of every picture."""
+        return best_error(signal.policy, signal.advantages)
 
     def __call__(self, signal: ErrorSignal) -> LossOutput:
         """Arguments and result as `GroupLoss`."""

@@ -8,6 +8,23 @@ from gdpo_sr.advantages import tied
 from gdpo_sr.types import LossOutput
 
 
+def reward_weights(advantages: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+    """softmax(A / temperature) of advantages (B, G), 0 for a group that ties."""
+    weights = (advantages / temperature).softmax(-1)
+    return torch.where(tied(advantages), 0, weights)
+
+
+def weighted_error(policy_error: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """sum_i w_i l_i, both (B, G); (B,)."""
+    return (weights * policy_error).sum(-1)
+
+
+def best_error(policy_error: torch.Tensor, advantages: torch.Tensor) -> torch.Tensor:
+    """l of the candidate with the largest advantage, both (B, G), 0 for a group that ties; (B,)."""
+    best = policy_error.gather(-1, advantages.argmax(-1, keepdim=True))
+    return torch.where(tied(advantages), 0, best).squeeze(-1)
+
+
 def reward_weighted_loss(
     policy_error: torch.Tensor, advantages: torch.Tensor, temperature: float = 1.0
 ) -> LossOutput:
@@ -21,10 +38,9 @@ def reward_weighted_loss(
     Returns:
         scalar loss; logs: `weight_best`, the mean weight of the best candidate.
     """
-    weights = (advantages / temperature).softmax(-1)
-    weights = torch.where(tied(advantages), 0, weights)
-    logs = {"weight_best": weights.detach().amax(-1).mean()}
-    return LossOutput((weights * policy_error).sum(-1).mean(), logs)
+    weights = reward_weights(advantages, temperature)
+    logs = {"weight_best": weights.amax(-1).mean()}
+    return LossOutput(weighted_error(policy_error, weights).mean(), logs)
 
 
 def sft_best_loss(policy_error: torch.Tensor, advantages: torch.Tensor) -> LossOutput:
@@ -35,6 +51,5 @@ def sft_best_loss(policy_error: torch.Tensor, advantages: torch.Tensor) -> LossO
     Returns:
         scalar loss; logs: `error_best`.
     """
-    best = policy_error.gather(-1, advantages.argmax(-1, keepdim=True))
-    loss = torch.where(tied(advantages), 0, best).mean()
+    loss = best_error(policy_error, advantages).mean()
     return LossOutput(loss, {"error_best": loss.detach()})

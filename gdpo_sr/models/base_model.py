@@ -11,7 +11,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,10 @@ from gdpo_sr.models.comparison import Comparison, mean
 from gdpo_sr.models.gradient_average import average_gradients, share_from_main
 from gdpo_sr.models.learning_rate import learning_rate_factor
 from gdpo_sr.models.parameter_average import ParameterAverage
+from gdpo_sr.models.processes import agree
 from gdpo_sr.models.random_sources import RandomSources
 from gdpo_sr.models.reference import without_dropout
+from gdpo_sr.models.sharding import spreads_weights
 from gdpo_sr.models.side_network import build_optimizer
 from gdpo_sr.models.stop_signal import StopSignal
 from gdpo_sr.models.training_state import check_state, load_state, save_state, saved_states
@@ -74,7 +76,6 @@ class BaseModel(ABC):
     random_names: tuple[str, ...] = ("degradation",)
     result_name = ""
     fitted_label = "trained"
-    default_prompt = ""
     latest = LATEST
     generator: NoiseAwareGenerator
     validation: PairedValidation
@@ -83,21 +84,18 @@ class BaseModel(ABC):
         self.options, self.paths, self.accelerator = options, paths, accelerator
         self.logger = get_logger(main_process=accelerator.is_main_process)
         self.rank, self.world = accelerator.process_index, accelerator.num_processes
-        self.random = RandomSources(options.manual_seed, self.random_names, self.rank)
+        self.random = RandomSources(options.manual_seed, self.random_names, self.rank, self.world)
         torch.manual_seed(options.manual_seed)
         self.iteration = 0
         self.skipped_updates = 0
         self.stop_early = False
         self.last_comparison: Comparison | None = None
         self.seconds: dict[str, float] = defaultdict(float)
-        network, self.trained = self.build()
+        self.trained = self.build()
         parameters = list(self.trained.values())
+        share_from_main(parameters, accelerator)
         optimizer = build_optimizer(parameters, options.train.optim_g)
-        if network is None:
-            share_from_main(parameters, accelerator)
-            self.network, self.optimizer = None, accelerator.prepare(optimizer)
-        else:
-            self.network, self.optimizer = accelerator.prepare(network, optimizer)
+        self.optimizer = accelerator.prepare_optimizer(optimizer)
         self.schedule = LambdaLR(self.optimizer, self.learning_rate_factor)
         self.average = ParameterAverage(parameters, options.train.ema_decay)
         self.dataset = build_training_set(options)
@@ -107,10 +105,10 @@ class BaseModel(ABC):
     # What a stage provides -------------------------------------------------------------------
 
     @abstractmethod
-    def build(self) -> tuple[nn.Module | None, dict[str, nn.Parameter]]:
-        """The module to wrap for distributed training, and the trained parameters by name.
+    def build(self) -> dict[str, nn.Parameter]:
+        """Build the networks. Returns the trained parameters by name.
 
-        Without a module, gradients are averaged over processes here.
+        Their gradients are averaged over processes here, not by wrapping a module.
         """
 
     @abstractmethod
@@ -193,7 +191,8 @@ class BaseModel(ABC):
             lr = item["lr"].to(self.accelerator.device)
         else:
             lr = self.degrade(hr, self.random["degradation"])
-        return SRBatch(lr, hr, [self.default_prompt] * len(hr), list(item["name"]))
+        prompts = self.generator.prompts_of(item.get("caption"), len(hr))
+        return SRBatch(lr, hr, prompts, list(item["name"]))
 
     def open_logs(self) -> None:
         """Write the log file and TensorBoard events from here on; the run's folders must exist."""
@@ -218,6 +217,7 @@ class BaseModel(ABC):
         with StopSignal() as stop, bar:
             while self.iteration < o.train.total_iter and not self.stop_early:
                 logs = self._update(batches)
+                logs, stopping = agree(logs, stop.requested, self.accelerator)
                 self._report(logs, bar)
                 done = self.iteration == o.train.total_iter
                 if o.val.val_freq and self.iteration % o.val.val_freq == 0 and not done:
@@ -225,12 +225,10 @@ class BaseModel(ABC):
                     if self.stop_early:
                         self.save_checkpoint()
                         return True
-                if self.iteration % o.logger.save_checkpoint_freq == 0 or done or stop.requested:
+                if self.iteration % o.logger.save_checkpoint_freq == 0 or done or stopping:
                     self.save_checkpoint()
-                if stop.requested and not done:
-                    self.logger.info(
-                        "stopped at iteration %d; --auto_resume goes on", self.iteration
-                    )
+                if stopping and not done:
+                    self.logger.info("stopped at %d; --auto_resume goes on", self.iteration)
                     return False
         self.validate()
         return True
@@ -244,8 +242,8 @@ class BaseModel(ABC):
             drawn = [self.to_batch(next(batches)) for _ in range(count)]
         with self.accelerator.autocast():
             items = self.prepare_update(drawn)
-        for index, item in enumerate(items):
-            output = self._backward(item, count, last=index == count - 1)
+        for item in items:
+            output = self._backward(item, count)
             values = {"loss": output.loss.detach(), **output.logs, **self.train_beside(count)}
             logs.append({name: float(value) for name, value in values.items()})
         merged = {name: mean([entry[name] for entry in logs]) for name in logs[0]}
@@ -259,14 +257,12 @@ class BaseModel(ABC):
         self.after_update()
         return merged
 
-    def _backward(self, item: Any, count: int, last: bool) -> LossOutput:
+    def _backward(self, item: Any, count: int) -> LossOutput:
         """Loss and gradient of one of `count` items."""
-        unsynchronized = self.network is not None and not last
-        with self.accelerator.no_sync(self.network) if unsynchronized else nullcontext():
-            with self.accelerator.autocast():
-                output = self.compute_loss(item)
-            with self.timed("backward"):
-                self.accelerator.backward(output.loss / count)
+        with self.accelerator.autocast():
+            output = self.compute_loss(item)
+        with self.timed("backward"):
+            self.accelerator.backward(output.loss / count)
         return output
 
     @contextmanager
@@ -279,16 +275,16 @@ class BaseModel(ABC):
     def _apply_gradients(self) -> float:
         """Clip, step, average; an update with a non-finite gradient is skipped and counted."""
         parameters = list(self.trained.values())
-        if self.network is None:
-            average_gradients(parameters, self.accelerator)
+        average_gradients(parameters, self.accelerator)
         limit = self.options.train.grad_clip or math.inf
         norm = self.accelerator.clip_grad_norm_(parameters, limit)
         value = float(norm) if norm is not None else math.nan
-        if math.isfinite(value) or self.accelerator.scaler is not None:
+        finite = math.isfinite(value)
+        if finite or self.accelerator.scaler is not None:  # a scaler skips by itself, and adapts
             self.optimizer.step()
+        if finite:
             self.average.update()
-        else:
-            self.skipped_updates += 1
+        self.skipped_updates += not finite
         self.optimizer.zero_grad()
         self.schedule.step()
         return value
@@ -312,10 +308,13 @@ class BaseModel(ABC):
         """Trained generator against base, same pictures, same noise: log, TensorBoard,
         `validation_*.json`, pictures.
         """
-        if not self.accelerator.is_main_process:
+        main = self.accelerator.is_main_process
+        if not main and not spreads_weights(self.accelerator):
             return
         with self.average.applied(), without_dropout(self.generator):
             comparison, pictures = self.validation.run(self.iteration)
+        if not main:
+            return
         self.last_comparison = comparison
         log_comparison(comparison, self.result_name, self.logger)
         verdict = self.judge(comparison, pictures)
@@ -381,7 +380,7 @@ class BaseModel(ABC):
 
     def _load_state(self, state: dict[str, Any], source: str) -> None:
         shapes = {name: p.shape for name, p in self._saved.items()}
-        check_state(state, source, shapes, self.world, self.draws_per_update)
+        check_state(state, source, shapes, self.draws_per_update)
         with torch.no_grad():
             for name, parameter in self._saved.items():
                 parameter.copy_(state["trained"][name])
@@ -390,7 +389,7 @@ class BaseModel(ABC):
         self.average.load_state_dict(state["average"])
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.random.load_state_dict(state["random"][self.rank])
+        self.random.load_state_dict(state["random"][self.rank % len(state["random"])])
         self.load_extra_state(state.get("extra", {}))
         self.iteration, self.skipped_updates = state["iteration"], state["skipped_updates"]
 

@@ -2,34 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch.utils.data import Dataset
 
+from gdpo_sr.config.network_options import NetworkOptions, PromptOptions
 from gdpo_sr.config.run_options import MetricOptions
-from gdpo_sr.config.schema import NetworkOptions, Options
+from gdpo_sr.config.schema import Options
+from gdpo_sr.data.captions import CaptionCache, Captions, cache_folder, file_captions
 from gdpo_sr.data.degradations import RealESRGANDegradation
 from gdpo_sr.data.online_dataset import OnlineDataset
 from gdpo_sr.data.paired_dataset import PairedDataset
 from gdpo_sr.data.validation import make_validation_set
-from gdpo_sr.generators.load import build_generator, load_components
+from gdpo_sr.generators.base_folder import base_folder
+from gdpo_sr.generators.load import build_generator, load_components, load_text_encoder
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
 from gdpo_sr.metrics import Metric, create_metric
 from gdpo_sr.rewards.base import Reward
 
 
-def build_base_generator(network: NetworkOptions) -> NoiseAwareGenerator:
-    """The generator of a base, nothing trainable."""
-    components = load_components(network.base, network.revision, network.t_add, network.t_diff)
+def build_base_generator(network: NetworkOptions, texts: Sequence[str] = ()) -> NoiseAwareGenerator:
+    """The generator of a base, nothing trainable.
+
+    With a fixed prompt the text encoder is dropped; `texts` are encoded before that as well.
+    """
+    folder = base_folder(network.base, network.revision)
+    components = load_components(
+        folder, None, network.t_add, network.t_diff, unet=network.unet, vae=network.vae
+    )
     if network.prompt is not None:
         components["prompt"] = network.prompt
-    return build_generator(components)
+    generator = build_generator(components)
+    if network.prompts.source == "fixed":
+        reload = partial(load_text_encoder, folder)
+        generator.prompt_encoder.release([generator.prompt, *texts], reload)
+    return generator
+
+
+def build_captions(prompts: PromptOptions) -> Captions | None:
+    """Who gives the captions of pictures; None where all have one prompt."""
+    if prompts.source == "file":
+        return file_captions
+    return tagger_cache(prompts).captions if prompts.source == "tagger" else None
+
+
+def tagger_cache(prompts: PromptOptions) -> CaptionCache:
+    """What the tagger of these options has said of pictures so far."""
+    settings = prompts.tagger.model_dump()
+    return CaptionCache(cache_folder(prompts.cache, prompts.tagger.model, settings))
 
 
 def build_training_set(options: Options) -> Dataset[dict[str, Any]]:
     """Training pictures by draw number."""
-    o = options.datasets.train
+    o, captions = options.datasets.train, build_captions(options.network_g.prompts)
     if o.type == "PairedDataset":
         return PairedDataset(
             o.dataroot_gt,
@@ -39,8 +66,11 @@ def build_training_set(options: Options) -> Dataset[dict[str, Any]]:
             options.manual_seed,
             o.use_hflip,
             o.use_rot,
+            captions=captions,
         )
-    return OnlineDataset(o.dataroot_gt, o.gt_size, options.manual_seed, o.use_hflip, o.use_rot)
+    return OnlineDataset(
+        o.dataroot_gt, o.gt_size, options.manual_seed, o.use_hflip, o.use_rot, captions=captions
+    )
 
 
 def build_degradation(options: Options) -> RealESRGANDegradation:
@@ -52,7 +82,13 @@ def build_validation_pairs(options: Options) -> list[dict[str, Any]]:
     """The fixed validation pictures."""
     o = options.datasets.val
     pairs = make_validation_set(
-        o.dataroot_gt, o.dataroot_lq, options.scale, o.gt_size, o.seed, o.degradation
+        o.dataroot_gt,
+        o.dataroot_lq,
+        options.scale,
+        o.gt_size,
+        o.seed,
+        o.degradation,
+        build_captions(options.network_g.prompts),
     )
     return pairs[: o.max_images]
 

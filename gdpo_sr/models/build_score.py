@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 
+from gdpo_sr.config.network_options import NetworkOptions
 from gdpo_sr.config.schema import NAOSDOptions
-from gdpo_sr.config.stage1_options import VSDOptions
+from gdpo_sr.config.stage1_options import ScoreNetworkOptions, VSDOptions
 from gdpo_sr.generator_adapters import GeneratorAdapters
-from gdpo_sr.generators.load import build_generator, load_components
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
+from gdpo_sr.models.build_data import build_base_generator
 from gdpo_sr.models.score_networks import ScoreNetworks
 from gdpo_sr.types import OptionError
 
@@ -28,10 +29,9 @@ def build_score_networks(
     Raises:
         OptionError: the two bases have different latents.
     """
-    o, net = options.network_score, options.network_g
-    base, revision = (net.base, net.revision) if o.base is None else (o.base, o.revision)
-    shared = adapters is not None and (base, revision) == (net.base, net.revision)
-    source = generator if shared else _load(base, revision, generator, device)
+    o, net = options.network_score, score_network(options)
+    shared = adapters is not None and net == options.network_g
+    source = generator if shared else _load(net, score_texts(o), generator, device)
     return ScoreNetworks(
         source.unet,
         source.scheduler,
@@ -44,15 +44,32 @@ def build_score_networks(
     )
 
 
+def score_network(options: NAOSDOptions) -> NetworkOptions:
+    """The network whose score is distilled: `network_g`, or another base without its parts."""
+    o, net = options.network_score, options.network_g
+    if o.base is None:
+        return net
+    other = {"base": o.base, "revision": o.revision, "unet": None, "vae": None}
+    return net.model_copy(update=other)
+
+
+def score_texts(score: ScoreNetworkOptions) -> list[str]:
+    """Texts that the score networks need beside the pictures' own prompts."""
+    return [text for text in (score.prompt, score.negative_prompt) if text is not None]
+
+
 def _load(
-    base: str, revision: str | None, generator: NoiseAwareGenerator, device: torch.device
+    network: NetworkOptions,
+    texts: list[str],
+    generator: NoiseAwareGenerator,
+    device: torch.device,
 ) -> NoiseAwareGenerator:
-    source = build_generator(load_components(base, revision))
+    source = build_base_generator(network.model_copy(update={"prompt": generator.prompt}), texts)
     own, other = (_latent_space(g) for g in (generator, source))
     if own != other:
         raise OptionError(
-            f"network_score.base = '{base}': its latents (channels, side, scale) = {other} are not "
-            f"those of network_g, {own}: give a diffusion model with the same autoencoder"
+            f"network_score.base = '{network.base}': its latents (channels, side, scale) = {other} "
+            f"are not those of network_g, {own}: give a diffusion model with the same autoencoder"
         )
     return source.to(device)
 

@@ -10,9 +10,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from torch import nn
 
-from gdpo_sr.candidates import Actions, enlarge_lr, restored_latents
 from gdpo_sr.lora import add_lora, load_lora, save_lora
-from gdpo_sr.losses.group_losses import ActionSignal, ErrorSignal
 from gdpo_sr.models.alarms import AlarmReport, Alarms
 from gdpo_sr.models.base_model import BaseModel
 from gdpo_sr.models.build_data import (
@@ -21,15 +19,14 @@ from gdpo_sr.models.build_data import (
     build_validation_pairs,
 )
 from gdpo_sr.models.build_rewards import build_loss, build_rewards
+from gdpo_sr.models.chunked_update import ChunkedBackward
 from gdpo_sr.models.comparison import Comparison
+from gdpo_sr.models.group_update import GroupUpdate, group_update
+from gdpo_sr.models.network_setup import set_up_networks
 from gdpo_sr.models.reference import Reference, without_dropout
 from gdpo_sr.models.rollouts import Rollout, roll_out, rollout_logs, set_advantages, timed
+from gdpo_sr.models.sharding import check_plain_processes, shard_frozen, spreads_weights
 from gdpo_sr.models.validation import PairedValidation, Pictures
-from gdpo_sr.prediction_errors import (
-    GroupErrors,
-    prediction_errors,
-    prediction_errors_from_lr,
-)
 from gdpo_sr.types import LossOutput, SRBatch
 
 BEST = "lora_best"
@@ -48,19 +45,21 @@ class GDPOModel(BaseModel):
     result_name = "GDPO"
     fitted_label = "rewarded"
 
-    def build(self) -> tuple[nn.Module, dict[str, nn.Parameter]]:
+    def build(self) -> dict[str, nn.Parameter]:
         """Generator, LoRA, rewards and validation."""
         o = self.options
         self.generator = build_base_generator(o.network_g).to(self.accelerator.device)
-        self.default_prompt = self.generator.prompt
         unet = self.generator.unet
         if o.path.pretrain_lora is not None:
             load_lora(unet, o.path.pretrain_lora, trainable=True)
         else:
             add_lora(unet, o.train.lora.rank, o.train.lora.alpha, o.train.lora.dropout)
         self.reference = Reference(unet, o.train.reference.refresh_every > 0)
-        if o.train.gradient_checkpointing:
-            unet.enable_gradient_checkpointing()
+        if spreads_weights(self.accelerator):
+            shard_frozen(unet, self.accelerator)
+        else:
+            check_plain_processes(self.accelerator, "stage 2")
+        set_up_networks([unet, self.generator.vae], o.train)
         device = str(self.accelerator.device)
         self.rewards = build_rewards(o.train.reward, device, self.random["reward"])
         self.loss = build_loss(o.train.loss)
@@ -78,7 +77,15 @@ class GDPOModel(BaseModel):
             o.val.noise_seed,
             o.val.num_noises,
         )
-        return unet, {name: p for name, p in unet.named_parameters() if p.requires_grad}
+        trained = {name: p for name, p in unet.named_parameters() if p.requires_grad}
+        self.in_chunks = self._build_in_chunks(list(trained.values()))
+        return trained
+
+    def _build_in_chunks(self, parameters: list[nn.Parameter]) -> ChunkedBackward | None:
+        chunk = self.options.train.update_chunk
+        if chunk is None:
+            return None
+        return ChunkedBackward(self.loss, parameters, chunk, self.accelerator)
 
     def _mean_over_processes(self, values: torch.Tensor) -> torch.Tensor:
         return self.accelerator.reduce(values, "mean")
@@ -99,53 +106,30 @@ class GDPOModel(BaseModel):
     def compute_loss(self, item: Rollout) -> LossOutput:
         """Loss of the groups of one batch, and what to log."""
         with timed(item.seconds, "update"):
-            output = self.loss(self._signal(item))
+            update = self.group_update(item)
+            output = self.loss(update.signal(update.predict()))
         return LossOutput(output.loss, {**output.logs, **rollout_logs(item, self.rewards)})
 
-    def _signal(self, rollout: Rollout) -> ErrorSignal | ActionSignal:
-        """What the loss looks at: prediction errors, or the outputs of a Gaussian policy."""
-        if rollout.actions is not None:
-            return self._outputs(rollout, rollout.actions)
-        policy, reference = self._errors(rollout)
-        return ErrorSignal(
-            policy, reference, rollout.advantages, rollout.values[0], rollout.mean_spread
-        )
-
-    def _outputs(self, rollout: Rollout, actions: Actions) -> ActionSignal:
-        states, prompts = actions.states, rollout.batch.prompts
-        mean = restored_latents(self.generator, states, prompts, self.network)
-        frozen = None
-        if self.options.train.loss.kl_weight > 0:
-            with torch.no_grad(), self.reference.active(self.generator.unet):
-                frozen = restored_latents(self.generator, states, prompts)
-        return ActionSignal(actions.actions, actions.mean, mean, frozen, rollout.advantages)
-
-    def _errors(self, rollout: Rollout) -> GroupErrors:
-        """Prediction errors as `train.update_input`, `target` and `shared_noise` say."""
-        t, batch = self.options.train, rollout.batch
-        common = {
-            "policy_unet": self.network,
-            "frozen": self.reference.active,
-            "spatial": t.spatial,
-        }
-        if t.update_input == "lr":
-            with torch.no_grad():
-                lr_latents = self.generator.encode(enlarge_lr(batch.lr, batch.hr))
-            inputs = slice(None) if t.diversity.source == "noise" else slice(1)
-            noise = rollout.noise.injected[:, inputs]
-            return prediction_errors_from_lr(
-                self.generator, rollout.images, lr_latents, batch.prompts, noise, **common
-            )
-        return prediction_errors(
+    def group_update(self, item: Rollout) -> GroupUpdate:
+        """What the groups of one batch ask of the policy."""
+        return group_update(
             self.generator,
-            rollout.images,
-            batch.prompts,
+            self.reference,
+            self.options.train,
+            item,
             self.random["update"],
-            t.target,
-            t.shared_noise or self.loss.same_noise,
-            t.group_chunk,
-            **common,
+            self.loss.same_noise,
         )
+
+    def _backward(self, item: Rollout, count: int) -> LossOutput:
+        """With `train.update_chunk` a few candidates at a time."""
+        if self.in_chunks is None:
+            return super()._backward(item, count)
+        with timed(item.seconds, "update"):
+            with self.accelerator.autocast():
+                update = self.group_update(item)
+            output = self.in_chunks(update, count)
+        return LossOutput(output.loss, {**output.logs, **rollout_logs(item, self.rewards)})
 
     def after_update(self) -> None:
         """Refresh the reference when it is due."""

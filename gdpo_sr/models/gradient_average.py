@@ -1,6 +1,4 @@
-"""Gradients and weights that processes share, where the network is not wrapped for distributed
-training.
-"""
+"""Gradients and weights that processes share; no network is wrapped for distributed training."""
 
 from __future__ import annotations
 

@@ -9,7 +9,6 @@ from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
-from accelerate.utils import DistributedType
 from torch import nn
 
 from gdpo_sr.candidates import draw_noise, enlarge_lr, repeat_prompts
@@ -22,12 +21,14 @@ from gdpo_sr.losses.perceptual import PerceptualLoss
 from gdpo_sr.losses.reconstruction import reconstruction_loss
 from gdpo_sr.models.base_model import BaseModel
 from gdpo_sr.models.build_data import build_base_generator, build_metrics, build_validation_pairs
-from gdpo_sr.models.build_score import build_score_networks
+from gdpo_sr.models.build_score import build_score_networks, score_texts
+from gdpo_sr.models.network_setup import set_up_networks
 from gdpo_sr.models.score_networks import ScoreNetworks
+from gdpo_sr.models.sharding import check_plain_processes
 from gdpo_sr.models.side_network import SideTrainer
 from gdpo_sr.models.validation import PairedValidation
 from gdpo_sr.pipelines.save import save_model_folder
-from gdpo_sr.types import LossOutput, OptionError, SRBatch
+from gdpo_sr.types import LossOutput, SRBatch
 
 LATEST_MODEL = "latest"
 """Name, under `models/`, of the model that a run with `train.generator: full` writes."""
@@ -51,27 +52,18 @@ class NAOSDModel(BaseModel):
     random_names = ("degradation", "sampling", "vsd", "fake")
     result_name = "NAOSD"
 
-    def build(self) -> tuple[None, dict[str, nn.Parameter]]:
+    def build(self) -> dict[str, nn.Parameter]:
         """Generator, losses, score networks and validation."""
         o = self.options
-        self._check_distribution()
-        self.generator = build_base_generator(o.network_g).to(self.accelerator.device)
-        self.default_prompt = self.generator.prompt
+        check_plain_processes(self.accelerator, "stage 1")
+        texts = score_texts(o.network_score) if self._vsd_options() is not None else []
+        self.generator = build_base_generator(o.network_g, texts).to(self.accelerator.device)
         trained = self._build_trained()
         self.perceptual = self._build_perceptual()
         self.score, self.fake = self._build_score()
-        if o.train.gradient_checkpointing:
-            self._save_memory()
+        self._set_up_networks()
         self.validation = self._build_validation()
-        return None, trained
-
-    def _check_distribution(self) -> None:
-        kind = self.accelerator.distributed_type
-        if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
-            raise OptionError(
-                f"stage 1 averages gradients itself and cannot use {kind.value}: choose an "
-                "accelerate configuration with plain data-parallel processes"
-            )
+        return trained
 
     def _build_trained(self) -> dict[str, nn.Parameter]:
         """Adapters, or the whole UNet. `adapters` is None in the second case."""
@@ -110,12 +102,11 @@ class NAOSDModel(BaseModel):
         vsd = self.options.train.losses.vsd
         return vsd if vsd is not None and vsd.weight > 0 else None
 
-    def _save_memory(self) -> None:
-        """Recompute activations of the UNets, and of an AutoencoderKL, in the backward pass."""
+    def _set_up_networks(self) -> None:
         networks = [self.generator.unet, self.generator.vae]
-        for network in networks + ([self.score.unet] if self.score is not None else []):
-            if getattr(network, "_supports_gradient_checkpointing", False):
-                network.enable_gradient_checkpointing()
+        if self.score is not None and self.score.unet is not self.generator.unet:
+            networks.append(self.score.unet)
+        set_up_networks(networks, self.options.train)
 
     def _build_validation(self) -> PairedValidation:
         o, device = self.options, str(self.accelerator.device)
@@ -264,7 +255,7 @@ class NAOSDModel(BaseModel):
         return {
             "unet": copy.deepcopy(g.unet),
             "vae": g.vae,
-            "text_encoder": g.prompt_encoder.text_encoder,
+            "text_encoder": g.prompt_encoder.whole_text_encoder(),
             "tokenizer": g.prompt_encoder.tokenizer,
             "scheduler": g.scheduler,
             "prompt": g.prompt,

@@ -10,18 +10,25 @@ from typing import Any
 import numpy as np
 import torch
 
+from gdpo_sr.shared_random import SharedGenerator
+
 
 class RandomSources:
-    """Named torch generators, each seeded by (seed, name, rank) and independent of the others.
+    """Named torch generators, each seeded by (seed, name) and independent of the others.
+
+    Their state is the same in all processes; of what is drawn by rows each process keeps its own
+    (`SharedGenerator`).
 
     Args:
         seed: `manual_seed` of the run.
         names: what they are for, such as "degradation".
-        rank: of this process; different ranks draw differently.
+        rank, world: this process and how many there are.
     """
 
-    def __init__(self, seed: int, names: tuple[str, ...], rank: int = 0) -> None:
-        self._generators = {name: _seeded(seed, name, rank) for name in names}
+    def __init__(self, seed: int, names: tuple[str, ...], rank: int = 0, world: int = 1) -> None:
+        self._generators = {name: SharedGenerator(rank, world) for name in names}
+        for name, generator in self._generators.items():
+            generator.manual_seed(_seed_of(seed, name))
 
     def __getitem__(self, name: str) -> torch.Generator:
         return self._generators[name]
@@ -51,7 +58,6 @@ class RandomSources:
         random.setstate((version, tuple(internal), gauss))
 
 
-def _seeded(seed: int, name: str, rank: int) -> torch.Generator:
-    words = [seed, rank, *name.encode()]
-    value = int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
-    return torch.Generator().manual_seed(value % 2**63)
+def _seed_of(seed: int, name: str) -> int:
+    words = [seed, 0, *name.encode()]
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0]) % 2**63

@@ -16,7 +16,7 @@ from gdpo_sr.candidates import (
     Sampler,
     draw_group_noise,
     sample_actions,
-    sample_candidates,
+    sample_group,
 )
 from gdpo_sr.config.train_options import TrainOptions
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
@@ -37,6 +37,7 @@ class Rollout:
         batch: LR and HR pictures and prompts.
         images: candidates (B, G, 3, H, W) in [0, 1].
         noise: what made them.
+        latents: (B, G, c, h, w), what they were decoded from.
         scores: (B, G) by reward name, higher is better.
         values: what a candidate's rewards add up to, (B, G); with regions: smooth, textured.
         actions: of a Gaussian policy, else None.
@@ -49,6 +50,7 @@ class Rollout:
     batch: SRBatch
     images: torch.Tensor
     noise: GroupNoise
+    latents: torch.Tensor
     scores: dict[str, torch.Tensor] = field(default_factory=dict)
     values: list[torch.Tensor] = field(default_factory=list)
     actions: Actions | None = None
@@ -105,8 +107,8 @@ def _sample(
             t_adds,
             sampler,
         )
-        return Rollout(batch, images, noise, actions=actions)
-    images = sample_candidates(
+        return Rollout(batch, images, noise, latents=actions.actions, actions=actions)
+    group = sample_group(
         generator,
         batch,
         train.group_size,
@@ -116,7 +118,7 @@ def _sample(
         t_adds,
         sampler,
     )
-    return Rollout(batch, images, noise)
+    return Rollout(batch, group.images, noise, latents=group.latents)
 
 
 def _group_noise(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,7 @@ from gdpo_sr.lora import adapter_active, adapters_disabled, add_lora, lora_param
 from gdpo_sr.losses import vsd_loss
 from gdpo_sr.losses.vsd_loss import classifier_free_guidance
 from gdpo_sr.schedulers.one_step import OneStepScheduler
+from gdpo_sr.shared_random import draw_rows
 from gdpo_sr.types import LossOutput
 
 FAKE = "fake"
@@ -101,7 +103,7 @@ class ScoreNetworks:
         """VSD of latents (N, c, h, w) with a graph; draws a timestep and a noise for each."""
         steps = len(self.scheduler.alphas_cumprod)
         low, high = (int(share * steps) for share in self.step_range)
-        t = torch.randint(low, max(high, low + 1), (len(latents),), generator=rng)
+        t = draw_rows(partial(torch.randint, low, max(high, low + 1)), (len(latents),), rng)
         noise = draw_noise(latents.shape, rng, latents.device)
         return self.distill_for_noise(latents, t.to(latents.device), noise, *self._texts(prompts))
 
@@ -138,7 +140,7 @@ class ScoreNetworks:
         """Error of the fake score on latents (N, c, h, w), at any timestep; use it in `fake()`."""
         steps = len(self.scheduler.alphas_cumprod)
         noise = draw_noise(latents.shape, rng, latents.device)
-        t = torch.randint(0, steps, (len(latents),), generator=rng).to(latents.device)
+        t = draw_rows(partial(torch.randint, 0, steps), (len(latents),), rng).to(latents.device)
         return self.fake_loss_for_noise(latents, t, noise, self._texts(prompts)[0])
 
     def fake_loss_for_noise(

@@ -5,16 +5,21 @@ it.
 from __future__ import annotations
 
 import signal
+import time
 from types import FrameType, TracebackType
+
+ECHO = 1.0
+"""Seconds: Ctrl-C reaches a launched process twice, from the terminal and from its launcher."""
 
 
 class StopSignal:
-    """Inside the `with` block the first SIGINT or SIGTERM sets `requested`; a second SIGINT
-    interrupts at once.
+    """Inside the `with` block the first SIGINT or SIGTERM sets `requested`; a SIGINT more than a
+    second later interrupts at once.
     """
 
     def __init__(self) -> None:
         self.requested = False
+        self._first = 0.0
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> StopSignal:
@@ -26,9 +31,11 @@ class StopSignal:
         return self
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested and number == signal.SIGINT:
+        now = time.monotonic()
+        if not self.requested:
+            self.requested, self._first = True, now
+        elif number == signal.SIGINT and now > self._first + ECHO:
             raise KeyboardInterrupt
-        self.requested = True
 
     def __exit__(
         self,

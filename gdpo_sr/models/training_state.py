@@ -64,7 +64,6 @@ def check_state(
     state: dict[str, Any],
     source: str,
     shapes: dict[str, torch.Size],
-    processes: int,
     draws_per_update: int,
 ) -> None:
     """Refuse a state that this run cannot go on from.
@@ -73,11 +72,10 @@ def check_state(
         state: as saved.
         source: where it was, for messages.
         shapes: of the trained parameters, by name.
-        processes: of this run.
         draws_per_update: training pictures per update, over all processes.
 
     Raises:
-        CheckpointError: other weights, number of processes or batch layout.
+        CheckpointError: other weights or pictures per update.
     """
     saved = {name: value.shape for name, value in state["trained"].items()}
     names = sorted(n for n in shapes.keys() | saved.keys() if shapes.get(n) != saved.get(n))
@@ -86,12 +84,8 @@ def check_state(
             f"'{source}' was saved for other weights ({len(names)} differ, first {names[0]}): "
             "use the base and lora.rank of that run, or another name to start afresh"
         )
-    if len(state["random"]) != processes:
-        raise CheckpointError(
-            f"'{source}' was saved by {len(state['random'])} processes, this run has {processes}: "
-            "start the same number"
-        )
     if state["draws"] != state["iteration"] * draws_per_update:
         raise CheckpointError(
-            f"'{source}' was saved with another batch_size or accumulation: use the same values"
+            f"'{source}' had {state['draws'] // max(state['iteration'], 1)} pictures per update, "
+            f"this run has {draws_per_update}: batch_size * accumulation * processes must be equal"
         )

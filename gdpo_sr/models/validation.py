@@ -105,7 +105,6 @@ class PairedValidation:
             draw_noise(shape, generator_for("noise", self.noise_seed, index, k), device)
             for k in range(self.num_noises)
         ]
-        group = generate_group(
-            self.generator, enlarged, torch.stack(noise, 1), [self.generator.prompt], chunk=1
-        )
+        prompts = self.generator.prompts_of([pair["caption"]] if "caption" in pair else None, 1)
+        group = generate_group(self.generator, enlarged, torch.stack(noise, 1), prompts, chunk=1)
         return group[0] / 2 + 0.5

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import nn
 
 from gdpo_sr.generator_adapters import GeneratorAdapters
+from gdpo_sr.generators.base_folder import Base
 from gdpo_sr.generators.load import build_generator, load_components
 from gdpo_sr.lora import find_adapter, is_stage1, load_lora, lora_parameters
 from gdpo_sr.pipelines.color_fix_rows import fix_rows
@@ -102,25 +103,30 @@ class OneStepSRPipeline(DiffusionPipeline):
         """A part that is exchanged (``pipe.scheduler = ...``) is exchanged in the generator too."""
         super().__setattr__(name, value)
         if "generator" in vars(self) and name in self.components:
-            self.generator = build_generator({**self.components, "prompt": self.config.prompt})
+            text_encoder = self.text_encoder or self.generator.prompt_encoder.whole_text_encoder()
+            parts = {**self.components, "text_encoder": text_encoder}
+            self.generator = build_generator({**parts, "prompt": self.config.prompt})
 
     @classmethod
     def from_pretrained(
         cls,
-        base: str | Path,
+        base: Base,
         revision: str | None = None,
         torch_dtype: torch.dtype = torch.float32,
         t_add: int | None = None,
         t_diff: int | None = None,
+        unet: str | Path | None = None,
+        vae: str | Path | None = None,
     ) -> OneStepSRPipeline:
-        """Load ``"mini"``, a folder in diffusers layout, or a hub id.
+        """Load ``"mini"``, a folder in diffusers layout, or a hub id; or the first of several.
 
-        Only a hub id that is not in the cache uses the network.
+        Only a hub id uses the network. `unet` and `vae` are folders of parts that replace the
+        base's, as released for merged models.
 
         Raises:
             CheckpointError: the base is missing, incomplete or cannot be reached.
         """
-        return cls(**load_components(base, revision, t_add, t_diff, torch_dtype))
+        return cls(**load_components(base, revision, t_add, t_diff, torch_dtype, unet, vae))
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """Write the model in diffusers layout, prompt and timesteps included.
@@ -133,6 +139,8 @@ class OneStepSRPipeline(DiffusionPipeline):
                 f"'{save_directory}': a model with a LoRA cannot be saved as one model; "
                 "call gdpo_sr.lora.merge_lora(pipe.unet) first, or save_lora for the LoRA alone"
             )
+        if self.text_encoder is None:
+            self.text_encoder = self.generator.prompt_encoder.whole_text_encoder()
         super().save_pretrained(save_directory, **kwargs)
 
     def load_lora_weights(self, folder: str | Path, adapter_name: str = "default") -> None:
@@ -166,6 +174,20 @@ class OneStepSRPipeline(DiffusionPipeline):
         self.scheduler.set_timesteps_pair(settings["t_add"], settings["t_diff"])
         self.register_to_config(prompt=settings["prompt"])
         self.generator.prompt = settings["prompt"]
+
+    def release_text_encoder(self, prompts: Sequence[str], reload: Callable[[], nn.Module]) -> None:
+        """Compute the embeddings of `prompts` and drop the text encoder from memory.
+
+        `reload` gives it again: for a moment where another prompt comes, and for good where the
+        model is saved. Call it last: what is loaded or cast afterwards is not embedded again.
+        """
+        self.generator.prompt_encoder.release(prompts, reload)
+        super().__setattr__("text_encoder", None)
+
+    def compile(self) -> None:
+        """Compile the networks by `torch.compile`, which happens when they first run."""
+        for network in (self.unet, self.vae.encoder, self.vae.decoder):
+            network.compile()
 
     def to(self, *args: Any, **kwargs: Any) -> OneStepSRPipeline:
         """Move or cast every part; embeddings of the old device and type are forgotten."""
@@ -265,7 +287,7 @@ class OneStepSRPipeline(DiffusionPipeline):
         channels = self.vae.config.latent_channels
         fields = [[NoiseField(seed, channels) for seed in group] for group in seeds]
         prompt = self.config.prompt if options.prompt is None else options.prompt
-        embeds = self.generator.prompt_encoder([prompt])
+        embeds = self.generator.prompt_encoder([prompt]).to(device)
 
         def attempt(tiling: Tiling) -> RestoreReport:
             grid = self._grid(frame, tiling)

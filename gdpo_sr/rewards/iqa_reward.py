@@ -9,6 +9,7 @@ import torch
 
 from gdpo_sr.metrics import create_metric
 from gdpo_sr.rewards.base import Kind, check_options, check_shapes
+from gdpo_sr.shared_random import draw_rows
 from gdpo_sr.types import OptionError
 
 PRECISIONS = {"float32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -88,7 +89,7 @@ def flip_groups(
     candidates: torch.Tensor, hr: torch.Tensor, rng: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Turn each group (G, 3, H, W) and its HR picture upside down together, one time in two."""
-    flip = torch.rand(len(hr), generator=rng, device=rng.device) < 0.5
+    flip = draw_rows(torch.rand, (len(hr),), rng) < 0.5
     flip = flip.to(hr.device)[:, None, None, None]
     return (
         torch.where(flip[:, None], candidates.flip(-2), candidates),

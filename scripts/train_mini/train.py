@@ -156,16 +156,21 @@ def updates_in_budget(args: argparse.Namespace, step: str, options: dict) -> int
     return json.loads(plan.read_text())["updates"]
 
 
+def launcher(processes: int) -> list[str]:
+    """Command that starts a script in so many processes; `accelerate launch --cpu` starts one."""
+    if processes == 1:
+        return [sys.executable]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return [*torchrun, "--nproc_per_node", str(processes)]
+
+
 def run_trainer(args: argparse.Namespace, step: str, options: dict, flags: list[str]) -> None:
     """`train.py -opt <step>.yml` in `--processes` processes; stops this script if it fails."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1"]
-    command += ["--num_processes", str(args.processes), "--mixed_precision", "no"]
-    command += ["--dynamo_backend", "no"]
-    command += ["--cpu"] if args.device == "cpu" else []
-    command += ["--multi_gpu"] if args.device != "cpu" and args.processes > 1 else []
-    command += [str(REPOSITORY / "train.py"), "-opt", str(Path(__file__).with_name(f"{step}.yml"))]
+    command = [*launcher(args.processes), str(REPOSITORY / "train.py")]
+    command += ["-opt", str(Path(__file__).with_name(f"{step}.yml"))]
     command += ["--force_yml", *(f"{key}={value}" for key, value in options.items()), *flags]
-    status = subprocess.run(command, check=False).returncode
+    on_cpu = {"ACCELERATE_USE_CPU": "true"} if args.device == "cpu" else {}
+    status = subprocess.run(command, env={**os.environ, **on_cpu}, check=False).returncode
     if status:
         sys.exit(f"train_mini: {step} ended with status {status}; run the same command to go on")
 

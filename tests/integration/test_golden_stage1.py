@@ -19,9 +19,10 @@ from peft import set_peft_model_state_dict
 
 from gdpo_sr.config.load import load_options
 from gdpo_sr.config.paths import ExperimentPaths
+from gdpo_sr.convert import main, read_checkpoint
 from gdpo_sr.models import NAOSDModel
+from gdpo_sr.released_layout import own_name
 from gdpo_sr.types import SRBatch
-from tests.released_checkpoints import own_name, read_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 Arrays = dict[str, torch.Tensor]
@@ -39,10 +40,15 @@ def load(golden):
 
 @pytest.fixture(scope="module")
 def trainer(golden, tmp_path_factory) -> NAOSDModel:
-    """Generator of `stage1.pkl`, fake score of `vsd_lora.pkl`, on the toy base."""
+    """Generator of `stage1.pkl` as `gdpo-sr convert` writes it, fake score of `vsd_lora.pkl`, on
+    the toy base.
+    """
+    adapters = tmp_path_factory.mktemp("converted") / "stage1"
+    assert main([str(golden("stage1.pkl")), "-o", str(adapters)]) == 0
     values = {
         "network_g:base": golden("tiny_base"),
         "network_score:base": "null",
+        "path:pretrain_lora": adapters,
         "path:experiments_root": tmp_path_factory.mktemp("runs"),
         "datasets:train:gt_size": 64,
         "datasets:val:gt_size": 64,
@@ -54,31 +60,10 @@ def trainer(golden, tmp_path_factory) -> NAOSDModel:
     options = load_options(ROOT / "options" / "naosd.yml", overrides)
     paths = ExperimentPaths(options.path.experiments_root, options.name)
     trainer = NAOSDModel(options, paths, Accelerator())
-    load_generator(trainer, golden("stage1.pkl"))
-    lora = read_checkpoint(golden("vsd_lora.pkl"))["state_dict_unet"]
-    load_adapter(trainer.score.unet, lora, "fake")
+    lora = read_checkpoint(golden("vsd_lora.pkl")).unet
+    result = set_peft_model_state_dict(trainer.score.unet, lora, adapter_name="fake")
+    assert not result.unexpected_keys and len(lora) == len(trainer.beside)
     return trainer
-
-
-def load_generator(trainer: NAOSDModel, path: Path) -> None:
-    """Adapters and `conv_in` of a released checkpoint; the VAE decoder's, inactive, is left out."""
-    state = read_checkpoint(path)
-    unet, vae = trainer.generator.unet, trainer.generator.vae
-    load_adapter(unet, state["state_dict_unet"], "default")
-    encoder = {k: t for k, t in state["state_dict_vae"].items() if ".default_encoder." in k}
-    load_adapter(vae, encoder, "default")
-    base_layer = {
-        kind: state["state_dict_unet"][f"conv_in.base_layer.{kind}"] for kind in ("weight", "bias")
-    }
-    trainer.adapters.conv_in.load_state_dict(base_layer)
-
-
-def load_adapter(network: torch.nn.Module, released: Arrays, name: str) -> None:
-    tensors = {own_name(key): t for key, t in released.items() if ".lora_" in key}
-    result = set_peft_model_state_dict(network, tensors, adapter_name=name)
-    assert not result.unexpected_keys
-    own = [key for key in network.state_dict() if f".{name}." in key]
-    assert len(own) == len(tensors)
 
 
 def our_name(released: str, unet: str = "unet", adapter: str = "default") -> str:

@@ -16,12 +16,18 @@ import pytest
 import torch
 
 from gdpo_sr.candidates import generate_group, sample_candidates
+from gdpo_sr.convert import read_checkpoint
 from gdpo_sr.generators.load import build_generator, load_components
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
 from gdpo_sr.lora import adapters_disabled
 from gdpo_sr.losses import gdpo_loss
 from gdpo_sr.losses.gdpo_loss import preference_margin
-from gdpo_sr.prediction_errors import GroupErrors, errors_for_noise
+from gdpo_sr.prediction_errors import (
+    GroupErrors,
+    encode_candidates,
+    group_for_noise,
+    predictions,
+)
 from gdpo_sr.rewards.attribute_aware import estimate_advantages
 from gdpo_sr.rewards.iqa_reward import IQAReward
 from gdpo_sr.rewards.score import score_candidates
@@ -30,9 +36,7 @@ from tests.released_checkpoints import (
     checksum_error,
     checksums,
     load_as_one_adapter,
-    merge_unet,
-    merge_vae,
-    read_checkpoint,
+    merge_released,
 )
 
 Arrays = dict[str, torch.Tensor]
@@ -91,8 +95,7 @@ def base(golden) -> NoiseAwareGenerator:
 def stage1(golden, base: NoiseAwareGenerator) -> NoiseAwareGenerator:
     """The base with the stage-1 adapters merged: where stage 2 starts."""
     generator = copy.deepcopy(base)
-    merge_unet(generator.unet, golden("stage1.pkl"))
-    merge_vae(generator.vae, golden("stage1.pkl"))
+    merge_released(generator, golden("stage1.pkl"))
     return generator
 
 
@@ -149,7 +152,9 @@ def recorded_noise_errors(
     noise, posterior = (
         recorded[name].unflatten(0, group.shape[:2]) for name in ("policy_noise", "policy_vae_eps")
     )
-    return errors_for_noise(generator, group, prompts, noise, posterior)
+    latents = encode_candidates(generator, group, posterior)
+    made = group_for_noise(generator, latents, prompts, noise)
+    return made.errors(predictions(generator, made.noisy, made.embeds))
 
 
 def inside_term(errors: GroupErrors, advantages: torch.Tensor) -> torch.Tensor:
@@ -309,7 +314,7 @@ def test_prompts_stay_with_their_images(load, notes, policy, rewards, assert_clo
 def test_forward_of_the_merged_stage_2(golden, load, stage1, assert_close, record_property):
     """stage2.pkl merges onto the stage-1 UNet; its pictures at t_add 250, t_diff 100."""
     generator = copy.deepcopy(stage1)
-    merge_unet(generator.unet, golden("stage2.pkl"))
+    merge_released(generator, golden("stage2.pkl"))
     merged = json.loads(golden("stage2_merged.json").read_text())["unet"]
     error = checksum_error(generator.unet.state_dict(), merged["checksums"])
     record_property("stage-2 checksums, relative", f"{error:.1e}")
@@ -324,7 +329,7 @@ def test_forward_of_the_merged_stage_2(golden, load, stage1, assert_close, recor
 
 def test_the_step_starts_from_the_stage_1_model(golden, stage1):
     """The base layer stored with the recorded policy is the merged stage-1 `conv_in`."""
-    stored = read_checkpoint(golden("stage2_step.pkl"))["state_dict_unet"]
+    stored = read_checkpoint(golden("stage2_step.pkl")).conv_in
     for kind in ("weight", "bias"):
         own = stage1.unet.get_parameter(f"conv_in.{kind}")
-        assert torch.allclose(stored[f"conv_in.base_layer.{kind}"], own, atol=1e-6)
+        assert torch.allclose(stored[kind], own, atol=1e-6)

@@ -10,6 +10,7 @@ import torch
 from gdpo_sr.losses.group_losses import LOSSES
 from gdpo_sr.models import GDPOModel
 from gdpo_sr.models.rollouts import Rollout
+from gdpo_sr.prediction_errors import draw_update_noise
 from gdpo_sr.types import SRBatch
 from tests.integration.test_training import build, trained
 
@@ -53,8 +54,8 @@ def test_every_loss_takes_a_step(base: Path, tmp_path: Path, name: str):
 def test_pairs_are_compared_on_the_same_noise(base: Path, tmp_path: Path, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        "gdpo_sr.models.gdpo_model.prediction_errors",
-        lambda *args, **kwargs: seen.append(args[5]) or (torch.ones(1, 3), torch.ones(1, 3)),
+        "gdpo_sr.models.group_update.draw_update_noise",
+        lambda *args: seen.append(args[3]) or draw_update_noise(*args),
     )
     for loss in ("gdpo", "diffusion_dpo", "multi_pair_dpo"):
         changes = {"train__loss": f"{{type: {loss}}}", "train__update_input": "candidate"}
@@ -73,7 +74,8 @@ def test_grpo_scores_what_it_did(base: Path, tmp_path: Path):
     torch.testing.assert_close(rollout.images.flatten(0, 1), images)
     spread = (rollout.actions.actions - rollout.actions.mean).std()
     assert float(spread) == pytest.approx(0.5, rel=0.1)
-    signal = model._signal(rollout)
+    update = model.group_update(rollout)
+    signal = update.signal(update.predict())
     torch.testing.assert_close(signal.mean, rollout.actions.mean, rtol=1e-4, atol=1e-5)
 
 

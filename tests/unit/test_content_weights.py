@@ -10,7 +10,17 @@ import pytest
 import torch
 
 from gdpo_sr.rewards.attribute_aware import content_weights
-from gdpo_sr.rewards.content_weights import complexity_map, texture_ratio, to_grey
+from gdpo_sr.rewards.content_weights import (
+    complexity_map,
+    entropy_bits,
+    least_complexity,
+    least_entropy_bits,
+    patch_complexity,
+    surely_flat,
+    texture_ratio,
+    textured_patches,
+    to_grey,
+)
 from gdpo_sr.utils.image_io import read_image
 
 CROPS = "astronaut chelsea coffee brick gravel grass camera rocket flat noise".split()
@@ -133,3 +143,30 @@ def test_threshold_and_fixed_share():
 def test_unknown_channel_order():
     with pytest.raises(ValueError, match="grey = 'gbr'"):
         texture_ratio(noise_picture(20, 20), grey="gbr")
+
+
+@pytest.mark.parametrize("patch_size", [3, 10, 80])
+@pytest.mark.parametrize("threshold", [-1.0, 0.0, 5.0, 50.0, 200.0])
+def test_bounds_decide_as_the_complexity_does(golden, patch_size: int, threshold: float):
+    """Where a bound spares the computation, the computation would have said the same."""
+    faint = noise_picture(53, 160) * torch.linspace(0, 0.2, 160) + 0.3
+    for images in (crop(golden, "camera"), crop(golden, "coffee"), faint):
+        complexity = complexity_map(to_grey(images), patch_size)
+        decided = textured_patches(images, patch_size, threshold)
+        assert torch.equal(decided, complexity > threshold)
+
+
+def test_bounds_hold_for_the_entropy():
+    faint = noise_picture(200, 200) * torch.linspace(0, 0.2, 200) + 0.3
+    patches = to_grey(faint).unfold(1, 10, 10).unfold(2, 10, 10).reshape(-1, 10, 10)
+    complexity = patch_complexity(patches)
+    flat = surely_flat(patches)
+    assert (least_complexity(patches) < complexity).all()
+    assert flat.any() and not flat.all() and (complexity[flat] == 0).all()
+
+
+def test_least_entropy_of_a_histogram_by_hand():
+    """Two of four values are known, one in each of two bins: the least is (3, 1), 0.811 bits."""
+    counts = torch.tensor([[1, 1, 0]])
+    assert entropy_bits(counts).tolist() == [1.0]
+    assert least_entropy_bits(counts, 4).tolist() == pytest.approx([0.811278], abs=1e-5)

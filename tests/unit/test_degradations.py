@@ -129,7 +129,7 @@ def test_gaussian_noise_has_the_asked_sigma():
 
 def test_poisson_noise_has_the_variance_of_its_photon_count():
     """Two levels give 2 photons at white, so white has variance 2 / 2**2 = 0.5 and black none."""
-    image = torch.zeros(1, 1, 128, 256)
+    image = torch.zeros(1, 128, 256)
     image[..., 128:] = 1.0
     noise = _poisson_noise(image, generator_for(0))
     assert noise[..., :128].abs().max() == 0

@@ -19,6 +19,8 @@ PACKAGE = "gdpo_sr"
 PURE = {
     "gdpo_sr.types",
     "gdpo_sr.advantages",
+    "gdpo_sr.released_layout",
+    "gdpo_sr.shared_random",
     "gdpo_sr.generators.diffusion_math",
     "gdpo_sr.generators.lapped_transform",
     "gdpo_sr.rewards.content_weights",
@@ -52,7 +54,18 @@ LAYERS = (
     },
     {"candidates", "prediction_errors", "pipelines", "folder_jobs", "evaluation"},
     {"models"},
-    {"train", "inference", "evaluate", "merge", "cli", "__main__"},
+    {
+        "train",
+        "inference",
+        "evaluate",
+        "merge",
+        "convert",
+        "hub",
+        "model_card",
+        "export",
+        "cli",
+        "__main__",
+    },
 )
 TOP = len(LAYERS)  # the package's own __init__: the public surface, above everything
 

@@ -10,7 +10,12 @@ import torch
 from gdpo_sr.generators.load import build_generator, load_components
 from gdpo_sr.lora import add_lora
 from gdpo_sr.losses import gdpo_loss
-from gdpo_sr.prediction_errors import prediction_errors_from_lr
+from gdpo_sr.prediction_errors import (
+    GroupErrors,
+    encode_candidates,
+    group_from_lr,
+    predictions,
+)
 from tests.tiny_base import tiny_base
 
 
@@ -40,7 +45,13 @@ def noise_for(generator, count: int) -> torch.Tensor:
 def errors(generator, candidates, lr, count: int = 1):
     latents = generator.encode(lr).detach()
     noise = noise_for(generator, count)
-    return prediction_errors_from_lr(generator, candidates, latents, ["a", "b"], noise)
+    return errors_from_lr(generator, candidates, latents, ["a", "b"], noise)
+
+
+def errors_from_lr(generator, candidates, lr_latents, prompts, noise) -> GroupErrors:
+    latents = encode_candidates(generator, candidates)
+    made = group_from_lr(generator, latents, lr_latents, prompts, noise)
+    return made.errors(predictions(generator, made.noisy, made.embeds))
 
 
 def test_policy_equals_reference_at_the_start(generator):
@@ -86,9 +97,9 @@ def test_several_noises_are_averaged(generator):
     candidates, lr, _ = group()
     latents, noise = generator.encode(lr).detach(), noise_for(generator, 3)
     prompts = ["a", "b"]
-    together = prediction_errors_from_lr(generator, candidates, latents, prompts, noise)
+    together = errors_from_lr(generator, candidates, latents, prompts, noise)
     alone = [
-        prediction_errors_from_lr(generator, candidates, latents, prompts, noise[:, k : k + 1])
+        errors_from_lr(generator, candidates, latents, prompts, noise[:, k : k + 1])
         for k in range(3)
     ]
     mean = torch.stack([errors.policy for errors in alone]).mean(0)

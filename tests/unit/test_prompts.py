@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from types import SimpleNamespace
 
 import pytest
@@ -77,3 +78,79 @@ def test_clear(encoder: PromptEncoder):
 def test_the_cache_is_not_saved(encoder: PromptEncoder):
     encoder(["a"])
     assert list(encoder.state_dict()) == ["text_encoder.table.weight"]
+
+
+class FreshEncoder:
+    """Gives copies of one text encoder, and counts them."""
+
+    def __init__(self, text_encoder: nn.Module) -> None:
+        self.text_encoder, self.count = copy.deepcopy(text_encoder), 0
+
+    def __call__(self) -> nn.Module:
+        self.count += 1
+        return copy.deepcopy(self.text_encoder)
+
+
+def test_released_embeddings_need_no_text_encoder(encoder: PromptEncoder):
+    before, fresh = encoder(["a", "b"]), FreshEncoder(encoder.text_encoder)
+    encoder.release(["a", "b"], fresh)
+    assert encoder.text_encoder is None and not list(encoder.parameters())
+    assert torch.equal(encoder(["b", "a"]), before[[1, 0]]) and fresh.count == 0
+
+
+def test_another_prompt_loads_the_text_encoder_for_a_moment(encoder: PromptEncoder):
+    expected, fresh = encoder(["c", "a"]).double(), FreshEncoder(encoder.text_encoder)
+    encoder.clear()
+    encoder.release(["a"], fresh)
+    encoder.double()
+    assert torch.equal(encoder(["c", "a"]), expected)
+    encoder(["c"])
+    assert fresh.count == 1 and encoder.text_encoder is None
+
+
+def test_who_saves_gets_a_text_encoder(encoder: PromptEncoder):
+    own = encoder.text_encoder
+    assert encoder.whole_text_encoder() is own
+    encoder.release(["a"], FreshEncoder(own))
+    again = encoder.whole_text_encoder()
+    assert torch.equal(again.table.weight, own.table.weight)
+    assert not again.table.weight.requires_grad and encoder.text_encoder is None
+
+
+def test_released_embeddings_are_not_cleared(encoder: PromptEncoder):
+    fresh = FreshEncoder(encoder.text_encoder)
+    encoder.release(["a"], fresh)
+    encoder.clear()
+    assert encoder(["a"]).shape == (1, 4, 3) and fresh.count == 0
+
+
+def test_the_memory_of_captions_is_bounded(encoder: PromptEncoder, monkeypatch):
+    """The oldest go first, and those of one call come back whatever their number."""
+    monkeypatch.setattr("gdpo_sr.generators.prompts._KEPT", 2)
+    encoder(["a", "b"])
+    encoder(["a"])
+    assert encoder(["c"]).shape == (1, 4, 3)
+    encoder(["a", "c"])
+    assert encoder.text_encoder.encoded == [2, 1]
+    encoder(["b"])
+    assert encoder.text_encoder.encoded == [2, 1, 1]
+    assert encoder(["d", "e", "f"]).shape == (3, 4, 3)
+
+
+class HalfTextEncoder(nn.Module):
+    """A matrix product, which autocast would compute in half precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Linear(4, 3)
+
+    def forward(self, ids: torch.Tensor) -> tuple[torch.Tensor]:
+        return (self.table(ids.float())[:, None],)
+
+
+def test_autocast_changes_nothing():
+    encoder = PromptEncoder(HalfTextEncoder(), LetterTokenizer())
+    expected = encoder(["a"])
+    encoder.clear()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(encoder(["a"]), expected)

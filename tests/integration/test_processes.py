@@ -1,0 +1,227 @@
+"""Several processes: they train as one does, only the main one writes, and none is waited for in
+vain.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from accelerate.commands.config.config_args import load_config_from_file
+
+from gdpo_sr.config.load import load_options
+from gdpo_sr.models.training_state import load_state, saved_states
+from gdpo_sr.train import run
+
+ROOT = Path(__file__).resolve().parents[2]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+ENVIRONMENT = {
+    **os.environ,
+    "ACCELERATE_USE_CPU": "true",
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": str(ROOT),
+}
+STAGES = {"naosd": "naosd.yml"}
+GROUP: dict[str, object] = {
+    "train__update_input": "candidate",
+    "train__update_chunk": 2,
+    "train__reference__refresh_every": 2,
+}
+DECOUPLED: dict[str, object] = {"train__advantage__type": "decoupled", "train__accumulation": 2}
+RUNS = {
+    "group": GROUP,
+    "decoupled": {**DECOUPLED, "train__alarms__stop": "true", "val__val_freq": 4},
+    "naosd": {"train__losses__perceptual": "{}", "train__losses__energy": "null"},
+    "sharded_group": GROUP,
+}
+PATIENCE = 300
+"""Seconds; a fraction of it passes on an idle machine."""
+
+
+def overrides(name: str, base: Path, root: Path, batch_size: int, **changes: object) -> list[str]:
+    """Five updates on 64-pixel crops."""
+    values = {
+        "name": name,
+        "num_threads": 1,
+        "network_g:base": base,
+        "path:experiments_root": root,
+        "datasets:train:gt_size": 64,
+        "datasets:train:batch_size": batch_size,
+        "datasets:val:gt_size": 64,
+        "datasets:val:max_images": 1,
+        "train:total_iter": 5,
+        "train:ema_decay": 0.5,
+        "val:metrics": "{gmsd: {metric: gmsd}}",
+        "val:val_freq": 0,
+        "logger:print_freq": 1,
+        "logger:save_checkpoint_freq": 5,
+        "logger:show_progress": "false",
+    }
+    if name not in STAGES:
+        values["train:group_size"] = 3
+        values["train:reward:perception"] = "{gmsd: {metric: gmsd, random_flip: true}}"
+        values["val:metrics"] = "{ssim: {metric: ssim}}"
+    values.update({key.replace("__", ":"): value for key, value in changes.items()})
+    return [f"{key}={value}" for key, value in values.items()]
+
+
+def options_file(name: str) -> str:
+    return str(ROOT / "options" / STAGES.get(name, "gdpo_sr.yml"))
+
+
+def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """Of the second factors, which start at 0: relative to what training has changed."""
+    assert one.keys() == other.keys()
+    pairs = [(one[name], other[name]) for name in one if ".lora_B" in name]
+    differences = torch.stack([(a - b).square().sum() for a, b in pairs]).sum()
+    return float((differences / torch.stack([a.square().sum() for a, _ in pairs]).sum()).sqrt())
+
+
+@pytest.fixture(scope="module")
+def together(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of RUNS by two processes with batches of 2: weights, and the runs in `exp`."""
+    folder = tmp_path_factory.mktemp("together")
+    plan = {
+        name: [options_file(name), overrides(name, base, folder / "exp", 2, **changes)]
+        for name, changes in RUNS.items()
+    }
+    (folder / "plan.json").write_text(json.dumps(plan))
+    command = [*TORCHRUN, str(ROOT / "tests" / "two_processes.py"), str(folder)]
+    done = subprocess.run(
+        [*command, str(folder / "plan.json")], env=ENVIRONMENT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.mark.parametrize("name", ["group", "decoupled", "naosd"])
+def test_two_processes_train_as_one(name: str, together: Path, base: Path, tmp_path: Path):
+    """Equal up to rounding, which AdamW's first steps enlarge: sums are made in another order."""
+    ours, theirs = (torch.load(together / f"{name}_rank{r}.pt") for r in (0, 1))
+    assert [key for key in ours if not torch.equal(ours[key], theirs[key])] == []
+    forced = overrides(name, base, tmp_path, 4, **RUNS[name])
+    _, model = run(load_options(options_file(name), forced), auto_resume=False)
+    alone = {k: p.detach() for k, p in {**model.trained, **model.beside}.items()}
+    assert distance(alone, ours) < 1e-4
+
+
+def test_spread_weights_train_as_whole_ones(together: Path):
+    """FSDP keeps the frozen weights in pieces; gathered weights lie elsewhere in memory, so that
+    kernels round differently.
+    """
+    whole = torch.load(together / "group_rank0.pt")
+    ours, theirs = (torch.load(together / f"sharded_group_rank{r}.pt") for r in (0, 1))
+    assert [key for key in ours if not torch.equal(ours[key], theirs[key])] == []
+    assert distance(whole, ours) < 1e-4
+
+
+def test_only_the_main_process_writes(together: Path):
+    """The other one would have failed at its first try; there is one log and one event file."""
+    for name in RUNS:
+        folder = together / "exp" / name
+        [log] = folder.rglob("train.log")
+        assert log.read_text().count(": iteration 3: ") == 1
+        assert "processes: 2 on cpu" in log.read_text()
+        assert ("spread over 2 processes" in log.read_text()) == name.startswith("sharded")
+        assert len(list(folder.rglob("events.out.tfevents.*"))) == 1
+
+
+def start(arguments: list[str]) -> subprocess.Popen:
+    return subprocess.Popen(
+        [*TORCHRUN, str(ROOT / "train.py"), "-opt", options_file("group"), *arguments],
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def wait_for(condition: Callable[[], bool], launcher: subprocess.Popen) -> None:
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end and launcher.poll() is None
+        time.sleep(0.2)
+
+
+def has_logged(root: Path, text: str) -> Callable[[], bool]:
+    return lambda: any(text in log.read_text() for log in root.rglob("train.log"))
+
+
+def test_a_lost_process_ends_the_run(base: Path, tmp_path: Path):
+    forced = overrides("run", base, tmp_path, 1, train__total_iter=10_000)
+    launcher = start(["--force_yml", *forced])
+    wait_for(has_logged(tmp_path, ": iteration 2: "), launcher)
+    ranks = {p.environ().get("RANK"): p for p in psutil.Process(launcher.pid).children()}
+    ranks["1"].kill()
+    _, errors = launcher.communicate(timeout=60)
+    assert launcher.returncode != 0
+    [line] = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert "process 0 of 2 lost another one" in line and "--auto_resume" in line
+
+
+def test_an_error_in_one_process_ends_the_run(base: Path, tmp_path: Path):
+    module = tmp_path / "broken.py"
+    module.write_text(
+        "import os\nfrom gdpo_sr.types import DatasetError\n"
+        "if os.environ['RANK'] == '1':\n    raise DatasetError('no photos here')\n"
+    )
+    forced = overrides("run", base, tmp_path / "exp", 1, train__reward__user_modules=f"[{module}]")
+    launcher = start(["--force_yml", *forced])
+    _, errors = launcher.communicate(timeout=PATIENCE)
+    assert launcher.returncode != 0 and "error: " in errors and "no photos here" in errors
+
+
+def parts_of(state: dict[str, Any]) -> list[Any]:
+    return [
+        state["trained"],
+        state["average"],
+        state["optimizer"]["state"],
+        state["extra"]["reference"],
+        state["random"][0]["named"],
+    ]
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(together: Path, base: Path, tmp_path: Path):
+    """SIGTERM to the launcher: both processes save after the same update; weights, averages and
+    optimizer end bit for bit as in the run that was not stopped.
+    """
+    arguments = ["--force_yml", *overrides("group", base, tmp_path, 2, **GROUP)]
+    launcher = start(arguments)
+    wait_for(has_logged(tmp_path, ": iteration 2: "), launcher)
+    launcher.send_signal(signal.SIGTERM)
+    launcher.communicate(timeout=60)
+    states = tmp_path / "group" / "training_states"
+    [stopped] = saved_states(states)
+    assert launcher.returncode != 0 and 2 <= int(stopped.name) < 5
+    launcher = start([*arguments, "--auto_resume"])
+    _, errors = launcher.communicate(timeout=PATIENCE)
+    assert launcher.returncode == 0, errors[-2000:]
+    whole = load_state(together / "exp" / "group" / "training_states" / "0000005")
+    resumed = load_state(saved_states(states)[-1])
+    for a, b in zip(parts_of(resumed), parts_of(whole), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "options" / "accelerate").glob("*.yaml")))
+def test_accelerate_configurations_are_accepted(file: Path):
+    """accelerate's own loader refuses unknown keys."""
+    config = load_config_from_file(str(file))
+    assert config.distributed_type.value in ("MULTI_GPU", "FSDP")
+
+
+def test_train_mini_starts_its_processes():
+    sys.path.append(str(ROOT / "scripts" / "train_mini"))
+    launcher = importlib.import_module("train").launcher
+    assert launcher(1) == [sys.executable]
+    assert launcher(2) == TORCHRUN
