@@ -1,6 +1,6 @@
 """Memory of one training update at the size of Stable Diffusion 2.1, without a GPU or weights.
 
-    python benchmarks/sd21_memory.py
+    python -m benchmarks.sd21_memory
 
 The networks are built from the configs of `sd_layout.py` as fake tensors: shapes and types without
 values. The generator's part of one update then runs forward and backward through them, and every
@@ -13,11 +13,9 @@ Precision is bf16 by autocast over float32 weights, as in the options files. Pri
 from __future__ import annotations
 
 import argparse
-import sys
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from unittest.mock import patch
 
 import torch
@@ -25,8 +23,6 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.sd_layout import TOKENS, unet_config, vae_config
 from gdpo_sr.generator_adapters import GeneratorAdapters
@@ -157,7 +153,7 @@ def fake_score(pictures: int, checkpointing: bool) -> tuple:
 
 
 HEAD = (
-    "| update | at once | checkpointing | weights | LoRA | AdamW | activations | peak |\n"
+    "| update | at once | checkpointing | weights | trained | AdamW | activations | peak |\n"
     "|---|---|---|---|---|---|---|---|"
 )
 ROWS = (

@@ -27,10 +27,14 @@ class GroupNoise(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Candidates (B, G, 3, H, W) and the latents (B, G, c, h, w) that they were decoded from."""
+    """Candidates (B, G, 3, H, W); (B, G, c, h, w) each: the latents that they were decoded from,
+    the noisy ones that the UNet was given, and the noise that it predicted for them.
+    """
 
     images: torch.Tensor
     latents: torch.Tensor
+    states: torch.Tensor
+    epsilon: torch.Tensor
 
 
 class Actions(NamedTuple):
@@ -139,18 +143,16 @@ def restore_group(
     chunk: int | None = None,
     t_adds: Sequence[int] | None = None,
 ) -> Group:
-    """`generate_group` with the latents that were decoded; pictures in [-1, 1]."""
+    """`generate_group` with what it took; pictures in [-1, 1]."""
     shape = noise.shape[:2]
     encoded = generator.encode(enlarged, posterior_noise)
     states = noisy_states(generator, encoded, noise, t_adds).flatten(0, 1)
     embeds = generator.prompt_encoder(repeat_prompts(prompts, shape[1]))
 
-    def restore(noisy: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-        return generator.scheduler.predict_x0(noisy, generator.predict_epsilon(noisy, text))
-
-    latents = in_chunks(restore, chunk, states, embeds)
+    epsilon = in_chunks(generator.predict_epsilon, chunk, states, embeds)
+    latents = generator.scheduler.predict_x0(states, epsilon)
     images = in_chunks(generator.decode, chunk, latents)
-    return Group(images.unflatten(0, shape), latents.unflatten(0, shape))
+    return Group(*(part.unflatten(0, shape) for part in (images, latents, states, epsilon)))
 
 
 def draw_group_noise(
@@ -190,7 +192,7 @@ def sample_group(
     t_adds: Sequence[int] | None = None,
     sampler: Sampler = adapters_disabled,
 ) -> Group:
-    """`sample_candidates` with the latents that were decoded.
+    """`sample_candidates` with what it took.
 
     Args:
         generator: its UNet may carry adapters.
@@ -205,10 +207,10 @@ def sample_group(
     posterior_noise, injected = noise or draw_group_noise(generator, batch, group_size, rng)
     enlarged = enlarge_lr(batch.lr, batch.hr)
     with sampler(generator.unet):
-        images, latents = restore_group(
+        group = restore_group(
             generator, enlarged, injected, batch.prompts, posterior_noise, chunk, t_adds
         )
-    return Group(images.float() / 2 + 0.5, latents)
+    return group._replace(images=group.images.float() / 2 + 0.5)
 
 
 @torch.no_grad()

@@ -105,12 +105,12 @@ def group_for_noise(
 def group_from_lr(
     generator: NoiseAwareGenerator,
     latents: torch.Tensor,
-    lr_latents: torch.Tensor,
+    noisy: torch.Tensor,
     prompts: list[str],
-    noise: torch.Tensor,
     chunk: int | None = None,
     frozen: Sampler = adapters_disabled,
     spatial: bool = False,
+    plain: torch.Tensor | None = None,
 ) -> NoisyGroup:
     """Where the policy is used: the noised LR picture, not a noised candidate.
 
@@ -122,15 +122,14 @@ def group_from_lr(
 
     Args:
         latents: (B, G, c, h, w), of the candidates.
-        lr_latents: (B, c, h, w), from `generator.encode` of the enlarged LR pictures.
-        noise: (B, N, c, h, w), added at t_add.
+        noisy: (B, N, c, h, w), latents of the LR picture with noise added at t_add.
+        plain: (B, N, c, h, w), what the reference predicts for `noisy`, if that is known.
         generator, prompts, chunk, frozen, spatial: as `group_for_noise`.
     """
-    scheduler = generator.scheduler
-    noisy = scheduler.add_noise(lr_latents[:, None], noise)
-    wanted = scheduler.target_epsilon(noisy[:, :, None], latents[:, None])
-    embeds = group_embeds(generator, prompts, noise.shape[1])
-    plain = reference_predictions(generator, noisy, embeds, chunk, frozen)
+    wanted = generator.scheduler.target_epsilon(noisy[:, :, None], latents[:, None])
+    embeds = group_embeds(generator, prompts, noisy.shape[1])
+    if plain is None:
+        plain = reference_predictions(generator, noisy, embeds, chunk, frozen)
     return NoisyGroup(noisy, embeds, wanted, plain, spatial)
 
 

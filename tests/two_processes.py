@@ -40,7 +40,8 @@ def only_main_may_write(folder: Path) -> None:
 
 def pretend_fsdp(accelerator: Accelerator) -> Accelerator:
     """The state of an accelerator that `accelerate launch --use_fsdp` configured."""
-    accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(fsdp_version=2)
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2, cpu_ram_efficient_loading=False)
+    accelerator.state.fsdp_plugin = plugin
     accelerator.state.distributed_type = DistributedType.FSDP
     return accelerator
 

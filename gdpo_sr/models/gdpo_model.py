@@ -25,7 +25,12 @@ from gdpo_sr.models.group_update import GroupUpdate, group_update
 from gdpo_sr.models.network_setup import set_up_networks
 from gdpo_sr.models.reference import Reference, without_dropout
 from gdpo_sr.models.rollouts import Rollout, roll_out, rollout_logs, set_advantages, timed
-from gdpo_sr.models.sharding import check_plain_processes, shard_frozen, spreads_weights
+from gdpo_sr.models.sharding import (
+    check_plain_processes,
+    check_spread,
+    shard_frozen,
+    spreads_weights,
+)
 from gdpo_sr.models.validation import PairedValidation, Pictures
 from gdpo_sr.types import LossOutput, SRBatch
 
@@ -55,11 +60,12 @@ class GDPOModel(BaseModel):
         else:
             add_lora(unet, o.train.lora.rank, o.train.lora.alpha, o.train.lora.dropout)
         self.reference = Reference(unet, o.train.reference.refresh_every > 0)
+        set_up_networks([unet, self.generator.vae], o.train)
         if spreads_weights(self.accelerator):
+            check_spread(self.accelerator, o.train.channels_last, o.train.compile)
             shard_frozen(unet, self.accelerator)
         else:
             check_plain_processes(self.accelerator, "stage 2")
-        set_up_networks([unet, self.generator.vae], o.train)
         device = str(self.accelerator.device)
         self.rewards = build_rewards(o.train.reward, device, self.random["reward"])
         self.loss = build_loss(o.train.loss)

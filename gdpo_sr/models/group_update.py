@@ -80,7 +80,7 @@ def _action_update(
     generator: NoiseAwareGenerator, reference: Reference, train: TrainOptions, rollout: Rollout
 ) -> GroupUpdate:
     """Outputs of a Gaussian policy, from the states in which it acted."""
-    states, old_mean, actions = rollout.actions.states, rollout.actions.mean, rollout.latents
+    states, old_mean, actions = rollout.states, rollout.actions.mean, rollout.latents
     embeds = group_embeds(generator, rollout.batch.prompts, states.shape[1])
     restore = generator.scheduler.predict_x0
     frozen = None
@@ -114,17 +114,24 @@ def _noisy_group(
     batch, chunk = rollout.batch, train.group_chunk
     common = {"chunk": chunk, "frozen": reference.active, "spatial": train.spatial}
     if train.update_input == "lr":
-        with torch.no_grad():
-            lr_latents = generator.encode(enlarge_lr(batch.lr, batch.hr))
         latents = _candidate_latents(generator, train, rollout)
-        inputs = slice(None) if train.diversity.source == "noise" else slice(1)
-        noise = rollout.noise.injected[:, inputs]
-        return group_from_lr(generator, latents, lr_latents, batch.prompts, noise, **common)
+        noisy, plain = rollout.states, rollout.plain
+        if train.diversity.source == "t_add":
+            noisy, plain = _state_at_t_add(generator, rollout), None
+        return group_from_lr(generator, latents, noisy, batch.prompts, plain=plain, **common)
     posterior, noise = draw_update_noise(
         generator, rollout.images, rng, train.shared_noise or same_noise
     )
     latents = _candidate_latents(generator, train, rollout, posterior)
     return group_for_noise(generator, latents, batch.prompts, noise, train.target, **common)
+
+
+@torch.no_grad()
+def _state_at_t_add(generator: NoiseAwareGenerator, rollout: Rollout) -> torch.Tensor:
+    """The one input (B, 1, c, h, w) of a group whose candidates come from several steps."""
+    batch, noise = rollout.batch, rollout.noise
+    latents = generator.encode(enlarge_lr(batch.lr, batch.hr), noise.posterior)
+    return generator.scheduler.add_noise(latents[:, None], noise.injected[:, :1])
 
 
 def _candidate_latents(

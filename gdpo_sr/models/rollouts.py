@@ -38,6 +38,9 @@ class Rollout:
         images: candidates (B, G, 3, H, W) in [0, 1].
         noise: what made them.
         latents: (B, G, c, h, w), what they were decoded from.
+        states: (B, G, c, h, w), noisy latents of the LR picture that they came from.
+        plain: (B, G, c, h, w), what the reference predicted for the states; None if the policy
+            sampled.
         scores: (B, G) by reward name, higher is better.
         values: what a candidate's rewards add up to, (B, G); with regions: smooth, textured.
         actions: of a Gaussian policy, else None.
@@ -51,6 +54,8 @@ class Rollout:
     images: torch.Tensor
     noise: GroupNoise
     latents: torch.Tensor
+    states: torch.Tensor
+    plain: torch.Tensor | None = None
     scores: dict[str, torch.Tensor] = field(default_factory=dict)
     values: list[torch.Tensor] = field(default_factory=list)
     actions: Actions | None = None
@@ -107,7 +112,7 @@ def _sample(
             t_adds,
             sampler,
         )
-        return Rollout(batch, images, noise, latents=actions.actions, actions=actions)
+        return Rollout(batch, images, noise, actions.actions, actions.states, actions=actions)
     group = sample_group(
         generator,
         batch,
@@ -118,7 +123,8 @@ def _sample(
         t_adds,
         sampler,
     )
-    return Rollout(batch, group.images, noise, latents=group.latents)
+    plain = group.epsilon if train.sampler == "reference" else None
+    return Rollout(batch, group.images, noise, group.latents, group.states, plain)
 
 
 def _group_noise(

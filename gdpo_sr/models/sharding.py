@@ -19,11 +19,26 @@ def spreads_weights(accelerator: Accelerator) -> bool:
     return getattr(accelerator.state, "fsdp_plugin", None) is not None
 
 
+def check_spread(accelerator: Accelerator, channels_last: bool, compiled: bool) -> None:
+    """Raise OptionError for options that weights in pieces do not allow.
+
+    With `cpu_ram_efficient_loading` transformers leaves weights of all processes but one empty.
+    """
+    efficient = accelerator.state.fsdp_plugin.cpu_ram_efficient_loading
+    options = {"train.channels_last": channels_last, "train.compile": compiled}
+    for name, used in {**options, "fsdp_cpu_ram_efficient_loading": efficient}.items():
+        if used:
+            raise OptionError(
+                f"{name}: true cannot be used with FSDP here: set it to false, or take "
+                "options/accelerate/ddp.yaml"
+            )
+
+
 def shard_frozen(unet: nn.Module, accelerator: Accelerator) -> None:
     """Keep 1 / W of the UNet's frozen weights in each of W processes (torch's FSDP2, in place).
 
-    A block's weights are gathered where it is used. Adapters, a thousandth of the weights, are left
-    alone, so that optimizer, checkpoints and the switching of adapters need not know.
+    A block's weights are gathered where it is used. Adapters are small and left alone, so that
+    optimizer, checkpoints and the switching of adapters need not know.
     """
     adapters = {p for name, p in unet.named_parameters() if ".lora_" in name}
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))

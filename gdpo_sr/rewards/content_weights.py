@@ -45,10 +45,10 @@ def to_grey(images: torch.Tensor, grey: str = "rgb") -> torch.Tensor:
         raise ValueError(
             f"grey = {grey!r}: use 'rgb', or 'bgr' for the released code's channel swap"
         )
-    levels = (images.float() * 255).round().clamp(0, 255).int()
-    weights = levels.new_tensor(GREY_WEIGHTS[grey])[:, None, None]
-    half = 1 << (GREY_BITS - 1)
-    return (((levels * weights).sum(1) + half) >> GREY_BITS).float() / 255
+    levels = (images.float() * 255).round_().clamp_(0, 255)
+    weighted = [levels[:, c] * weight for c, weight in enumerate(GREY_WEIGHTS[grey])]
+    half = 1 << (GREY_BITS - 1)  # all of it is exact in float32: integers below 2^24
+    return (sum(weighted, start=half) / (1 << GREY_BITS)).floor_() / 255
 
 
 @lru_cache(maxsize=64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -365,14 +366,19 @@ def test_interrupted(photos: Path, base: Path, tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.slow
 def test_two_processes(photos: Path, base: Path, tmp_path: Path):
-    """`accelerate launch` shares the folder; a bad file fails every process, after all is done."""
+    """Processes share the folder; a bad file fails every one of them, after all is done."""
     (photos / "bad.png").write_bytes(b"no picture")
     run(photos, tmp_path / "one", base)
     launcher = Path(__file__).parents[2] / "inference.py"
-    words = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", launcher]
+    words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", launcher]
     words += ["-i", photos, "-o", tmp_path / "two", "--base", base]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, *map(str, words)], capture_output=True, text=True, timeout=500
+        [sys.executable, *map(str, words)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
     )
     assert done.returncode != 0 and "error: 1 of 4 failed: bad.png" in done.stderr
     assert contents(tmp_path / "two") == contents(tmp_path / "one")

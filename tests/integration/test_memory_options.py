@@ -12,11 +12,13 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import nn
 
 from benchmarks.sd_layout import build_sd_layout
+from gdpo_sr.candidates import enlarge_lr
 from gdpo_sr.config.load import load_options
 from gdpo_sr.generators.load import build_generator, load_components
 from gdpo_sr.lora import add_lora
 from gdpo_sr.models import GDPOModel
 from gdpo_sr.models.network_setup import set_up_networks
+from gdpo_sr.prediction_errors import group_embeds, reference_predictions
 from gdpo_sr.types import LossOutput, OptionError
 from tests.integration.test_training import OPTIONS_FILE, build, overrides, trained
 
@@ -45,7 +47,7 @@ def gradient(model: GDPOModel) -> tuple[LossOutput, torch.Tensor]:
     [
         {"train__update_input": "lr"},
         {"train__update_input": "candidate", "train__target": "noise", "train__spatial": "true"},
-        {"train__loss": "{type: multi_pair_dpo}", "train__update_input": "candidate"},
+        {"train__loss": "{type: multi_pair_dpo, beta: 50}", "train__update_input": "candidate"},
         {"train__loss": "{type: grpo, kl_weight: 0.1}", "train__sampler": "policy"},
     ],
     ids=["lr", "regions", "pairs", "grpo"],
@@ -56,8 +58,38 @@ def test_chunks_leave_the_gradient(base: Path, tmp_path: Path, changes: dict[str
     whole, expected = gradient(build(base, tmp_path, **changes))
     chunked, found = gradient(build(base, tmp_path, **changes, train__update_chunk=2))
     assert float((found - expected).norm() / expected.norm()) < 1e-5
-    assert float(chunked.loss) == pytest.approx(float(whole.loss), rel=1e-5)
+    assert float(chunked.loss) == pytest.approx(whole.loss.item(), rel=1e-5)
     assert chunked.logs.keys() == whole.logs.keys()
+
+
+@pytest.mark.parametrize("chunk", ["null", 1])
+def test_half_precision_covers_every_network(base: Path, tmp_path: Path, monkeypatch, chunk):
+    """Sampling, encoding, reference and policy run under autocast; errors are float32."""
+    model = build(
+        base,
+        tmp_path,
+        train__update_chunk=chunk,
+        train__update_input="candidate",
+        train__target="noise",
+    )
+    half = torch.bfloat16
+    monkeypatch.setattr(model.accelerator, "autocast", lambda: torch.autocast("cpu", half))
+    seen = []
+    for name in ("encode", "decode", "predict_epsilon"):
+        inner = getattr(model.generator, name)
+        monkeypatch.setattr(
+            model.generator,
+            name,
+            lambda *a, f=inner, n=name: seen.append((n, torch.is_autocast_enabled("cpu"))) or f(*a),
+        )
+    losses = []
+    loss = model.loss.margin
+    model.loss.margin = lambda signal: losses.append(signal.policy.dtype) or loss(signal)
+    logs = model._update(model._batches())
+    assert {name for name, _ in seen} == {"encode", "decode", "predict_epsilon"}
+    assert all(half for _, half in seen) and set(losses) == {torch.float32}
+    assert [name for name, _ in seen].count("decode") == 1
+    assert math.isfinite(logs["gradient_norm"]) and logs["gradient_norm"] > 0
 
 
 def test_latents_that_were_sampled(base: Path, tmp_path: Path):
@@ -71,6 +103,29 @@ def test_latents_that_were_sampled(base: Path, tmp_path: Path):
     _, reused = gradient(model)
     assert [len(images) for images in encoded] == [1, 1]
     assert float(torch.cosine_similarity(exact, reused, dim=0)) > 0.9
+
+
+def test_the_reference_is_not_asked_twice(base: Path, tmp_path: Path):
+    """With update_input lr the update sees the inputs that it sampled from."""
+    model = build(base, tmp_path, train__update_input="lr", train__target="x0")
+    [rollout] = model.prepare_update([model.to_batch(next(model._batches()))])
+    lr = enlarge_lr(rollout.batch.lr, rollout.batch.hr)
+    with torch.no_grad():
+        latents = model.generator.encode(lr)[:, None]
+    noisy = model.generator.scheduler.add_noise(latents, rollout.noise.injected)
+    torch.testing.assert_close(rollout.states, noisy, rtol=1e-5, atol=1e-5)
+    embeds = group_embeds(model.generator, rollout.batch.prompts, 3)
+    plain = reference_predictions(
+        model.generator, noisy, embeds, chunk=1, frozen=model.reference.active
+    )
+    torch.testing.assert_close(rollout.plain, plain, rtol=1e-4, atol=1e-4)
+    seen = []
+    predict = model.generator.predict_epsilon
+    model.generator.predict_epsilon = lambda noisy, *a: (
+        seen.append(len(noisy)) or predict(noisy, *a)
+    )
+    model.compute_loss(rollout)
+    assert seen == [3]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_multi_gpu_env
 
 from gdpo_sr.config.load import load_options
 from gdpo_sr.models.training_state import load_state, saved_states
@@ -38,10 +39,16 @@ GROUP: dict[str, object] = {
     "train__update_chunk": 2,
     "train__reference__refresh_every": 2,
 }
-DECOUPLED: dict[str, object] = {"train__advantage__type": "decoupled", "train__accumulation": 2}
+DECOUPLED: dict[str, object] = {
+    "train__advantage__type": "decoupled",
+    "train__accumulation": 2,
+    "train__control": "permuted_advantages",
+    "train__alarms__stop": "true",
+    "val__val_freq": 4,
+}
 RUNS = {
     "group": GROUP,
-    "decoupled": {**DECOUPLED, "train__alarms__stop": "true", "val__val_freq": 4},
+    "decoupled": DECOUPLED,
     "naosd": {"train__losses__perceptual": "{}", "train__losses__energy": "null"},
     "sharded_group": GROUP,
 }
@@ -215,9 +222,14 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(together: Path, base: Path,
 
 @pytest.mark.parametrize("file", sorted((ROOT / "options" / "accelerate").glob("*.yaml")))
 def test_accelerate_configurations_are_accepted(file: Path):
-    """accelerate's own loader refuses unknown keys."""
-    config = load_config_from_file(str(file))
-    assert config.distributed_type.value in ("MULTI_GPU", "FSDP")
+    """The launcher's own reading of the file, which refuses unknown keys, up to the environment."""
+    words = ["--config_file", str(file), "--num_processes", "4", "--machine_rank", "0", "train.py"]
+    arguments, *_ = _validate_launch_command(launch_command_parser().parse_args(words))
+    environment = prepare_multi_gpu_env(arguments)
+    spread = file.stem == "fsdp"
+    assert arguments.num_processes == 4 and arguments.use_fsdp == spread
+    assert (environment.get("FSDP_VERSION") == "2") == spread
+    assert environment.get("FSDP_CPU_RAM_EFFICIENT_LOADING", "false") == "false"
 
 
 def test_train_mini_starts_its_processes():

@@ -41,9 +41,8 @@ def error_update(generator, kind: str, spatial: bool) -> GroupUpdate:
     latents, noise = draw((B, G, *LATENT), 1), draw((B, G, *LATENT), 2)
     prompts = ["a", "b"]
     if kind == "lr":
-        group = group_from_lr(
-            generator, latents, draw((B, *LATENT), 3), prompts, noise, spatial=spatial
-        )
+        noisy = generator.scheduler.add_noise(draw((B, 1, *LATENT), 3), noise)
+        group = group_from_lr(generator, latents, noisy, prompts, spatial=spatial)
     else:
         group = group_for_noise(generator, latents, prompts, noise, kind, spatial=spatial)
     values = draw((B, G), 4)

@@ -250,6 +250,19 @@ def test_a_truncated_adapter(saved: Path, tmp_path: Path):
         load_lora(build_unet(), tmp_path)
 
 
+def test_a_config_of_another_rank(saved: Path, tmp_path: Path):
+    """Both ranks are named; alpha over the wrong one would scale the adapter silently."""
+    for path in saved.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    config = json.loads((saved / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "r": 8}))
+    unet = build_unet()
+    names = list(unet.state_dict())
+    with pytest.raises(CheckpointError, match="has rank 4, adapter_config.json says 8"):
+        load_lora(unet, tmp_path)
+    assert list(unet.state_dict()) == names
+
+
 def test_no_adapter(tmp_path: Path):
     with pytest.raises(CheckpointError, match="holds no LoRA"):
         load_lora(build_unet(), tmp_path)

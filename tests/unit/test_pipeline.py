@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from gdpo_sr import OneStepSRPipeline
+from gdpo_sr.generators.load import load_text_encoder
 from gdpo_sr.lora import add_lora, lora_parameters, merge_lora, save_lora
 from gdpo_sr.pipelines.noise_field import NoiseField, draw_seed
 from gdpo_sr.schedulers.one_step import OneStepScheduler
@@ -253,3 +254,42 @@ def test_result_is_the_generator_s(pipe: OneStepSRPipeline):
     expected = pipe.generator(enlarged * 2 - 1, noise) / 2 + 0.5
     actual = restore(pipe, image=image, color_fix="none")
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
+
+
+def test_without_text_encoder_results_stay_and_other_prompts_still_work(base, tmp_path):
+    whole, freed = (OneStepSRPipeline.from_pretrained(base) for _ in range(2))
+    freed.release_text_encoder(["a"], lambda: load_text_encoder(base))
+    assert freed.text_encoder is None and freed.generator.prompt_encoder.text_encoder is None
+    image = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0))
+    for prompt in ("a", "b"):
+        results = [
+            pipe(
+                image,
+                generator=torch.Generator().manual_seed(1),
+                prompt=prompt,
+                output_type="pt",
+            ).images
+            for pipe in (whole, freed)
+        ]
+        assert torch.equal(*results)
+    freed.save_pretrained(tmp_path / "saved")
+    saved = OneStepSRPipeline.from_pretrained(tmp_path / "saved")
+    for name, value in whole.text_encoder.state_dict().items():
+        assert torch.equal(saved.text_encoder.state_dict()[name], value)
+
+
+def test_an_exchanged_part_after_the_release(base):
+    pipe, other = (OneStepSRPipeline.from_pretrained(base) for _ in range(2))
+    pipe.release_text_encoder([""], lambda: load_text_encoder(base))
+    pipe.unet = other.unet
+    assert pipe.generator.unet is other.unet
+    assert pipe.generator.prompt_encoder(["c"]).shape[0] == 1
+
+
+def test_compile_compiles_the_three_networks(base):
+    """In place, so that LoRA and `save_pretrained` see the same modules; nothing runs yet."""
+    pipe = OneStepSRPipeline.from_pretrained(base)
+    networks = pipe.unet, pipe.vae.encoder, pipe.vae.decoder
+    pipe.compile()
+    assert networks == (pipe.unet, pipe.vae.encoder, pipe.vae.decoder)
+    assert all(network._compiled_call_impl is not None for network in networks)

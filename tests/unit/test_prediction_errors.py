@@ -50,7 +50,8 @@ def errors(generator, candidates, lr, count: int = 1):
 
 def errors_from_lr(generator, candidates, lr_latents, prompts, noise) -> GroupErrors:
     latents = encode_candidates(generator, candidates)
-    made = group_from_lr(generator, latents, lr_latents, prompts, noise)
+    noisy = generator.scheduler.add_noise(lr_latents[:, None], noise)
+    made = group_from_lr(generator, latents, noisy, prompts)
     return made.errors(predictions(generator, made.noisy, made.embeds))
 
 
