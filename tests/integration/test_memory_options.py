@@ -150,7 +150,8 @@ class Scaler(torch.amp.GradScaler):
 def test_an_overflow_skips_the_update(base: Path, tmp_path: Path, monkeypatch):
     """With a gradient scaler: skipped, counted, scale halved, weights and their mean untouched."""
     model = build(base, tmp_path, train__ema_decay=0.5, train__update_chunk=1)
-    model.accelerator.scaler = model.optimizer.scaler = Scaler()
+    model.accelerator.scaler = Scaler()
+    model.optimizer = model.accelerator.prepare_optimizer(model.optimizer.optimizer)
     monkeypatch.setattr(type(model.accelerator), "mixed_precision", "fp16", raising=False)
     monkeypatch.setattr(model.accelerator, "native_amp", True)
     monkeypatch.setattr(model.accelerator, "autocast", lambda: torch.autocast("cpu", enabled=False))

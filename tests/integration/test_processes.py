@@ -115,7 +115,7 @@ def together(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", ["group", "decoupled", "naosd"])
 def test_two_processes_train_as_one(name: str, together: Path, base: Path, tmp_path: Path):
     """Equal up to rounding, which AdamW's first steps enlarge: sums are made in another order."""
-    ours, theirs = (torch.load(together / f"{name}_rank{r}.pt") for r in (0, 1))
+    ours, theirs = (torch.load(together / f"{name}_rank{r}.pt", weights_only=True) for r in (0, 1))
     assert [key for key in ours if not torch.equal(ours[key], theirs[key])] == []
     forced = overrides(name, base, tmp_path, 4, **RUNS[name])
     _, model = run(load_options(options_file(name), forced), auto_resume=False)
@@ -127,8 +127,10 @@ def test_spread_weights_train_as_whole_ones(together: Path):
     """FSDP keeps the frozen weights in pieces; gathered weights lie elsewhere in memory, so that
     kernels round differently.
     """
-    whole = torch.load(together / "group_rank0.pt")
-    ours, theirs = (torch.load(together / f"sharded_group_rank{r}.pt") for r in (0, 1))
+    whole = torch.load(together / "group_rank0.pt", weights_only=True)
+    ours, theirs = (
+        torch.load(together / f"sharded_group_rank{r}.pt", weights_only=True) for r in (0, 1)
+    )
     assert [key for key in ours if not torch.equal(ours[key], theirs[key])] == []
     assert distance(whole, ours) < 1e-4
 
