@@ -35,12 +35,14 @@ PHOTO = ROOT / "datasets" / "example" / "val" / "forest_stream.jpg"
 PAPER = (
     "train:update_input=candidate",
     "train:target=noise",
-    "train:loss={type: gdpo, omega: 5000}",
+    "train:loss={type: gdpo, omega: 50}",
     "val:metrics={gmsd: {metric: gmsd}}",
     "datasets:val:max_images=1",
     "logger:show_progress=false",
 )
-"""The paper's step, on the options of the embedded base."""
+"""The paper's step on the options of the embedded base; its omega, 5000, would magnify rounding in
+the first losses, which are compared.
+"""
 
 
 def make_base(base: str, folder: Path, device: str) -> str:
