@@ -46,9 +46,10 @@ def to_grey(images: torch.Tensor, grey: str = "rgb") -> torch.Tensor:
             f"grey = {grey!r}: use 'rgb', or 'bgr' for the released code's channel swap"
         )
     levels = (images.float() * 255).round_().clamp_(0, 255)
-    weighted = [levels[:, c] * weight for c, weight in enumerate(GREY_WEIGHTS[grey])]
+    red, green, blue = GREY_WEIGHTS[grey]
     half = 1 << (GREY_BITS - 1)  # all of it is exact in float32: integers below 2^24
-    return (sum(weighted, start=half) / (1 << GREY_BITS)).floor_() / 255
+    total = levels[:, 0] * red + levels[:, 1] * green + levels[:, 2] * blue + half
+    return (total / (1 << GREY_BITS)).floor_() / 255
 
 
 @lru_cache(maxsize=64)
