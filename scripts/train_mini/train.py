@@ -146,7 +146,8 @@ def updates_in_budget(args: argparse.Namespace, step: str, options: dict) -> int
     """Updates that fit into the step's share; measured once, kept in OUT/<step>.json."""
     plan = args.out / f"{step}.json"
     if not plan.is_file():
-        trial = {"name": f"trial_{step}", "val:val_freq": 0, "datasets:val:max_images": 1}
+        trial = {"name": f"trial_{step}", "train:scheduler:warmup_iter": 0}
+        trial |= {"val:val_freq": 0, "datasets:val:max_images": 1}
         seconds = []
         for count in (2, 2 + TIMED_UPDATES):
             start = time.monotonic()
