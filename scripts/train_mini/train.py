@@ -194,6 +194,7 @@ def main() -> None:
     model = train_stage1(args, "restoration", start, score)
     if args.distill:
         model = train_stage1(args, "distillation", model, score)
+    shutil.rmtree(args.out / "mini", ignore_errors=True)  # of an earlier call; made again
     save_model(load_components(model), args.out / "mini", torch.float16)
     print(f"models: {args.out / 'mini'} and {score}")
 
