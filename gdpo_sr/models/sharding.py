@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import torch
 from accelerate import Accelerator
+from accelerate.utils import is_torch_version
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 
 from gdpo_sr.types import OptionError
+
+NEEDED = "2.7"
+"""Version of torch whose `fully_shard` leaves parameters alone that it is told to ignore."""
 
 
 def spreads_weights(accelerator: Accelerator) -> bool:
@@ -20,10 +23,15 @@ def spreads_weights(accelerator: Accelerator) -> bool:
 
 
 def check_spread(accelerator: Accelerator, channels_last: bool, compiled: bool) -> None:
-    """Raise OptionError for options that weights in pieces do not allow.
+    """Raise OptionError for options that weights in pieces do not allow, and for an older torch.
 
     With `cpu_ram_efficient_loading` transformers leaves weights of all processes but one empty.
     """
+    if is_torch_version("<", NEEDED):
+        raise OptionError(
+            f"FSDP here needs torch {NEEDED} or newer, this is {torch.__version__}: update torch, "
+            "or take options/accelerate/ddp.yaml"
+        )
     efficient = accelerator.state.fsdp_plugin.cpu_ram_efficient_loading
     options = {"train.channels_last": channels_last, "train.compile": compiled}
     for name, used in {**options, "fsdp_cpu_ram_efficient_loading": efficient}.items():
@@ -40,6 +48,9 @@ def shard_frozen(unet: nn.Module, accelerator: Accelerator) -> None:
     A block's weights are gathered where it is used. Adapters are small and left alone, so that
     optimizer, checkpoints and the switching of adapters need not know.
     """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
     adapters = {p for name, p in unet.named_parameters() if ".lora_" in name}
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     for block in [*unet.down_blocks, unet.mid_block, *unet.up_blocks]:

@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -34,7 +33,7 @@ from train_diffusion import DiffusionTrainer
 
 from gdpo_sr.generators.load import build_generator, load_components
 from gdpo_sr.models.naosd_model import LATEST_MODEL
-from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline
+from gdpo_sr.pipelines.save import save_model_folder
 from gdpo_sr.schedulers.one_step import OneStepScheduler
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -95,15 +94,9 @@ def prepare_parts(parts: dict, stream: PhotoStream, seed: int) -> None:
 
 
 def save_model(parts: dict, folder: Path, dtype: torch.dtype) -> None:
-    """Write a model in diffusers layout, the networks in `dtype`, the small autoencoder in float32.
-
-    The folder appears when it is complete.
-    """
-    temporary = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    """Write a model in diffusers layout; networks in `dtype`, the small autoencoder in float32."""
     networks = {name: parts[name].to("cpu", dtype) for name in ("unet", "text_encoder")}
-    OneStepSRPipeline(**{**parts, **networks}).save_pretrained(temporary)
-    os.replace(temporary, folder)
+    save_model_folder({**parts, **networks}, folder)
 
 
 def train_diffusion(args: argparse.Namespace, start: Path) -> Path:
@@ -194,7 +187,6 @@ def main() -> None:
     model = train_stage1(args, "restoration", start, score)
     if args.distill:
         model = train_stage1(args, "distillation", model, score)
-    shutil.rmtree(args.out / "mini", ignore_errors=True)  # of an earlier call; made again
     save_model(load_components(model), args.out / "mini", torch.float16)
     print(f"models: {args.out / 'mini'} and {score}")
 

@@ -52,11 +52,15 @@ RUNS = {
     "naosd": {"train__losses__perceptual": "{}", "train__losses__energy": "null"},
     "sharded_group": GROUP,
 }
+BASE = "mini"
+"""Trained, so that rounding stays small; five updates on random weights enlarge it a hundredfold."""
 PATIENCE = 300
 """Seconds; a fraction of it passes on an idle machine."""
 
 
-def overrides(name: str, base: Path, root: Path, batch_size: int, **changes: object) -> list[str]:
+def overrides(
+    name: str, base: str | Path, root: Path, batch_size: int, **changes: object
+) -> list[str]:
     """Five updates on 64-pixel crops."""
     values = {
         "name": name,
@@ -96,11 +100,11 @@ def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> fl
 
 
 @pytest.fixture(scope="module")
-def together(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of RUNS by two processes with batches of 2: weights, and the runs in `exp`."""
     folder = tmp_path_factory.mktemp("together")
     plan = {
-        name: [options_file(name), overrides(name, base, folder / "exp", 2, **changes)]
+        name: [options_file(name), overrides(name, BASE, folder / "exp", 2, **changes)]
         for name, changes in RUNS.items()
     }
     (folder / "plan.json").write_text(json.dumps(plan))
@@ -113,17 +117,14 @@ def together(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", ["group", "decoupled", "naosd"])
-def test_two_processes_train_as_one(name: str, together: Path, base: Path, tmp_path: Path):
-    """Equal up to rounding, which AdamW's first steps enlarge: sums are made in another order.
-
-    1e-6 of what training changed on the embedded base, up to 1e-4 on this one of random weights.
-    """
+def test_two_processes_train_as_one(name: str, together: Path, tmp_path: Path):
+    """Equal up to rounding, which AdamW's first steps enlarge: sums are made in another order."""
     ours, theirs = (torch.load(together / f"{name}_rank{r}.pt", weights_only=True) for r in (0, 1))
     assert [key for key in ours if not torch.equal(ours[key], theirs[key])] == []
-    forced = overrides(name, base, tmp_path, 4, **RUNS[name])
+    forced = overrides(name, BASE, tmp_path, 4, **RUNS[name])
     _, model = run(load_options(options_file(name), forced), auto_resume=False)
     alone = {k: p.detach() for k, p in {**model.trained, **model.beside}.items()}
-    assert distance(alone, ours) < 5e-4
+    assert distance(alone, ours) < 2e-5
 
 
 def test_spread_weights_train_as_whole_ones(together: Path):
