@@ -53,7 +53,7 @@ RUNS = {
     "sharded_group": GROUP,
 }
 BASE = "mini"
-"""Trained, so that rounding stays small; five updates on random weights enlarge it a hundredfold."""
+"""Trained, so that rounding stays small; on random weights five updates enlarge it greatly."""
 PATIENCE = 300
 """Seconds; a fraction of it passes on an idle machine."""
 
