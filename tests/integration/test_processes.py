@@ -121,6 +121,7 @@ def test_two_processes_train_as_one(name: str, together: Path, tmp_path: Path):
     """Equal up to rounding, which AdamW's first steps enlarge: sums are made in another order."""
     ours, theirs = (torch.load(together / f"{name}_rank{r}.pt", weights_only=True) for r in (0, 1))
     assert [key for key in ours if not torch.equal(ours[key], theirs[key])] == []
+    assert any(key.startswith("score.") for key in ours) == (name in STAGES)
     forced = overrides(name, BASE, tmp_path, 4, **RUNS[name])
     _, model = run(load_options(options_file(name), forced), auto_resume=False)
     alone = {k: p.detach() for k, p in {**model.trained, **model.beside}.items()}
@@ -205,11 +206,11 @@ def parts_of(state: dict[str, Any]) -> list[Any]:
     ]
 
 
-def test_a_stopped_run_goes_on_as_if_it_had_not_been(together: Path, base: Path, tmp_path: Path):
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(together: Path, tmp_path: Path):
     """SIGTERM to the launcher: both processes save after the same update; weights, averages and
     optimizer end bit for bit as in the run that was not stopped.
     """
-    arguments = ["--force_yml", *overrides("group", base, tmp_path, 2, **GROUP)]
+    arguments = ["--force_yml", *overrides("group", BASE, tmp_path, 2, **GROUP)]
     launcher = start(arguments)
     wait_for(has_logged(tmp_path, ": iteration 2: "), launcher)
     launcher.send_signal(signal.SIGTERM)
