@@ -16,7 +16,6 @@ from pathlib import Path
 import torch
 
 from gdpo_sr.generator_adapters import ENCODER_TARGETS, GeneratorAdapters, write_stage1
-from gdpo_sr.generators.load import load_components
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
 from gdpo_sr.lora import UNET_TARGETS, Adapter, attach_lora, lora_config, write_adapter
 from gdpo_sr.merge import merge_adapters
@@ -180,15 +179,7 @@ def merged_parts(folder: Path, base: str | Path, revision: str | None = None) ->
             f"'{folder}' holds neither unet/config.json nor vae/config.json: give the folder with "
             "the released unet/ and vae/"
         )
-    components = load_components(base, revision, **parts)
-    wanted = components["unet"].config.cross_attention_dim
-    width = components["text_encoder"].config.hidden_size
-    if wanted != width:
-        raise CheckpointError(
-            f"'{folder}/unet' takes text embeddings of width {wanted}, the base '{base}' makes "
-            f"{width}: give the base that it was trained on (Stable Diffusion 2.1-base)"
-        )
-    return OneStepSRPipeline(**components)
+    return OneStepSRPipeline.from_pretrained(base, revision, **parts)
 
 
 def _settings(arguments: argparse.Namespace, defaults: dict) -> dict:

@@ -131,12 +131,14 @@ def load_components(
         network = _load_part(UNet2DConditionModel, unet_folder, torch_dtype=dtype)
     with _told_as_checkpoint_error(vae_folder):
         autoencoder = load_vae(vae_folder, dtype)
-    _check_fit(network, autoencoder, unet_folder, vae_folder)
+    text_encoder = load_text_encoder(folder, dtype)
+    _check_latents(network, autoencoder, unet_folder, vae_folder)
+    _check_text(network, text_encoder, unet_folder, folder)
     scheduler.set_timesteps_pair(t_add, t_diff)
     return {
         "unet": network,
         "vae": autoencoder,
-        "text_encoder": load_text_encoder(folder, dtype),
+        "text_encoder": text_encoder,
         "tokenizer": tokenizer,
         "scheduler": scheduler,
         "prompt": prompt,
@@ -155,13 +157,23 @@ def _told_as_checkpoint_error(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _check_fit(unet: Any, vae: Any, unet_folder: Path, vae_folder: Path) -> None:
+def _check_latents(unet: Any, vae: Any, unet_folder: Path, vae_folder: Path) -> None:
     """Raise CheckpointError if UNet and autoencoder have different latents."""
     channels = unet.config.in_channels, vae.config.latent_channels
     if channels[0] != channels[1]:
         raise CheckpointError(
             f"'{unet_folder}' takes latents of {channels[0]} channels, '{vae_folder}' makes "
             f"{channels[1]}: give parts of one model"
+        )
+
+
+def _check_text(unet: Any, text_encoder: Any, unet_folder: Path, folder: Path) -> None:
+    """Raise CheckpointError if the UNet takes embeddings that the text encoder does not make."""
+    wanted, width = unet.config.cross_attention_dim, text_encoder.config.hidden_size
+    if wanted != width:
+        raise CheckpointError(
+            f"'{unet_folder}' takes text embeddings of width {wanted}, the base '{folder}' makes "
+            f"{width}: give the base that it was trained on, such as Stable Diffusion 2.1-base"
         )
 
 
