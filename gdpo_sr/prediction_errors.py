@@ -48,7 +48,7 @@ class NoisyGroup:
         noisy: N noisy latents per picture, (B, N, c, h, w).
         embeds: of their prompts, (B, N, tokens, d).
         wanted: right predictions, (B, N, c, h, w); with a dimension G behind N where every one of
-            the G candidates has its own on each input, and an error is the mean over the inputs.
+            the G candidates has its own on each input (see `_own_errors`).
         plain: the reference's predictions, (B, N, c, h, w).
         spatial: one error per latent element, the mean over its channels.
     """
@@ -68,7 +68,19 @@ class NoisyGroup:
         error = element_errors if self.spatial else mean_squared_error
         if wanted.ndim == prediction.ndim:
             return error(prediction, wanted)
-        return error(prediction[:, :, None], wanted).mean(1)
+        return _own_errors(error(prediction[:, :, None], wanted))
+
+
+def _own_errors(pairs: torch.Tensor) -> torch.Tensor:
+    """Error of every candidate from errors (B, N, G, ...) of N inputs against G candidates.
+
+    One input: its errors. As many inputs as candidates: input i is made from the noise that made
+    candidate i, and what counts is how much closer it came to its own candidate than to the group's
+    average, l_ii - mean_j l_ij.
+    """
+    if pairs.shape[1] == 1:
+        return pairs[:, 0]
+    return pairs.diagonal(0, 1, 2).movedim(-1, 1) - pairs.mean(2)
 
 
 def group_for_noise(
@@ -115,14 +127,16 @@ def group_from_lr(
     """Where the policy is used: the noised LR picture, not a noised candidate.
 
     Not in the paper. The input is z_LR with each of N noises; the target for candidate j is the
-    prediction that restores its latent from that input; l_j is the mean over the N inputs. Since
-    advantages sum to 0, the gradient moves every output along sum_j A_j z0_j. With the noises that
-    made the candidates (N = G) an input is pulled towards its own candidate if that won and away
-    from it if it lost, so that the response to noise is learned and not only the mean.
+    prediction that restores its latent from that input. With one input (N = 1) l_j is its error;
+    since advantages sum to 0, the gradient moves the output along sum_j A_j z0_j. With the noises
+    that made the candidates (N = G), l_i says how much closer input i came to its own candidate
+    than to the group's average: a winner's noise is moved further from the group's mean, a loser's
+    towards it, along A_i (z0_i - mean_j z0_j). The mean of the outputs moves as with all targets
+    for all inputs, without their noise: that of the other candidates' content.
 
     Args:
         latents: (B, G, c, h, w), of the candidates.
-        noisy: (B, N, c, h, w), latents of the LR picture with noise added at t_add.
+        noisy: (B, N, c, h, w), latents of the LR picture with noise added at t_add; N is 1 or G.
         plain: (B, N, c, h, w), what the reference predicts for `noisy`, if that is known.
         generator, prompts, chunk, frozen, spatial: as `group_for_noise`.
     """

@@ -105,6 +105,11 @@ class GDPOOptions(Options):
 
     def _problems(self) -> Iterator[str]:
         yield from super()._problems()
+        cell, crop = self.train.cell_size, self.datasets.train.gt_size
+        if cell is not None and crop % cell:
+            yield (
+                f"train.cell_size = {cell} must divide datasets.train.gt_size = {crop}: change one"
+            )
         rewarded = {**self.train.reward.fidelity, **self.train.reward.perception}
         for name in sorted(self.val.metrics.keys() & rewarded.keys()):
             yield (

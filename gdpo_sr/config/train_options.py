@@ -109,6 +109,14 @@ class TrainOptions(RunOptions):
         description="Score fidelity on smooth and perception on textured regions, and weigh every "
         "latent element's error by the advantage of its region (loss gdpo).",
     )
+    cell_size: int | None = Field(
+        None,
+        ge=16,
+        multiple_of=8,
+        description="Compare candidates inside square cells of so many pixels, each with its own "
+        "texture, and weigh every latent element's error by the advantage of its cell (loss gdpo); "
+        "null: whole pictures (the paper).",
+    )
     loss: LossOptions = Field(default_factory=GDPOLossOptions, description="Loss of a group.")
     reward: RewardSetOptions = Field(description="Metrics that rank the candidates of a group.")
     advantage: AdvantageOptions = Field(
@@ -120,6 +128,11 @@ class TrainOptions(RunOptions):
     control: Literal["none", "permuted_advantages"] = Field(
         "none", description="permuted_advantages: shuffle advantages in the group, to compare with."
     )
+
+    @property
+    def by_element(self) -> bool:
+        """Whether every latent element has an advantage of its own."""
+        return self.spatial or self.cell_size is not None
 
     def _problems(self) -> Iterator[str]:
         yield from super()._problems()
@@ -145,6 +158,13 @@ class TrainOptions(RunOptions):
     def _method_problems(self) -> Iterator[str]:
         if self.spatial and self.loss.type != "gdpo":
             yield f"spatial = true needs loss.type = gdpo, not {self.loss.type}: change one"
+        if self.cell_size is not None and self.loss.type != "gdpo":
+            yield (
+                f"cell_size = {self.cell_size} needs loss.type = gdpo, not {self.loss.type}: "
+                "change one"
+            )
+        if self.cell_size is not None and self.spatial:
+            yield f"cell_size = {self.cell_size} and spatial = true exclude each other: drop one"
         if self.spatial and self.reward.fixed_perception_weight is not None:
             yield (
                 "spatial = true weighs by region, so reward.fixed_perception_weight = "

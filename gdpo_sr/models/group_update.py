@@ -112,7 +112,7 @@ def _noisy_group(
 ) -> NoisyGroup:
     """Noisy latents and what to predict, as `train.update_input`, `target` and others say."""
     batch, chunk = rollout.batch, train.group_chunk
-    common = {"chunk": chunk, "frozen": reference.active, "spatial": train.spatial}
+    common = {"chunk": chunk, "frozen": reference.active, "spatial": train.by_element}
     if train.update_input == "lr":
         latents = _candidate_latents(generator, train, rollout)
         noisy, plain = rollout.states, rollout.plain

@@ -23,6 +23,7 @@ from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
 from gdpo_sr.models.random_sources import RandomSources
 from gdpo_sr.rewards.attribute_aware import content_weights, reward_values
 from gdpo_sr.rewards.base import Reward
+from gdpo_sr.rewards.cells import cell_advantages, score_cells, split_cells
 from gdpo_sr.rewards.content_weights import texture_map
 from gdpo_sr.rewards.regions import advantage_map, latent_texture, score_regions
 from gdpo_sr.rewards.score import score_candidates
@@ -148,7 +149,11 @@ def _score(
 ) -> None:
     hr, x, kind = rollout.batch.hr, train.reward.texture, train.advantage.type
     if not train.spatial:
-        rollout.scores = score_candidates(rewards, rollout.images, hr)
+        if train.cell_size is None:
+            rollout.scores = score_candidates(rewards, rollout.images, hr)
+        else:
+            rollout.scores = score_cells(rewards, rollout.images, hr, train.cell_size)
+            hr = split_cells(hr, train.cell_size)
         fixed = train.reward.fixed_perception_weight
         texture = content_weights(hr, x.patch_size, x.threshold, x.grey, fixed)
         rollout.values = [reward_values(rollout.scores, rewards, texture, kind)]
@@ -199,6 +204,9 @@ def set_advantages(
             for values, batch in zip(rollout.values, batches, strict=True)
         ]
         rollout.advantages = found[0]
+        if len(found[0]) > len(rollout.images):
+            size = rollout.latents.shape[-2:]
+            rollout.advantages = cell_advantages(found[0], size, len(rollout.images))
         if rollout.share is not None:
             rollout.advantages = advantage_map(found[0], found[1], rollout.share)
         rollout.mean_spread = finite_std(batches[0], -1).mean()

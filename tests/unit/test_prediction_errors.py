@@ -12,6 +12,7 @@ from gdpo_sr.lora import add_lora
 from gdpo_sr.losses import gdpo_loss
 from gdpo_sr.prediction_errors import (
     GroupErrors,
+    NoisyGroup,
     encode_candidates,
     group_from_lr,
     predictions,
@@ -93,15 +94,27 @@ def test_a_step_moves_the_output_towards_the_winners(generator):
     assert float((advantages * (after - policy.detach())).sum()) < 0
 
 
-def test_several_noises_are_averaged(generator):
-    """l_j over N inputs is the mean of the l_j of each input alone, with prompts kept in order."""
+def test_each_noise_is_compared_with_its_own_candidate(generator):
+    """l_i = l_ii - mean_j l_ij, l_ij from each input alone, with prompts kept in order."""
     candidates, lr, _ = group()
     latents, noise = generator.encode(lr).detach(), noise_for(generator, 3)
     prompts = ["a", "b"]
     together = errors_from_lr(generator, candidates, latents, prompts, noise)
-    alone = [
-        errors_from_lr(generator, candidates, latents, prompts, noise[:, k : k + 1])
-        for k in range(3)
-    ]
-    mean = torch.stack([errors.policy for errors in alone]).mean(0)
-    torch.testing.assert_close(together.policy, mean, rtol=1e-4, atol=1e-5)
+    for i in range(3):
+        alone = errors_from_lr(generator, candidates, latents, prompts, noise[:, i : i + 1])
+        expected = alone.policy[:, i] - alone.policy.mean(1)
+        torch.testing.assert_close(together.policy[:, i], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_own_errors_pull_an_input_along_its_own_deviation_only():
+    """d/d x_i of sum_k A_k (l_kk - mean_j l_kj) = -2 A_i (z_i - mean_j z_j) / elements."""
+    rng = torch.Generator().manual_seed(5)
+    outputs = torch.randn(1, 3, 2, 4, 4, generator=rng, requires_grad=True)
+    targets = torch.randn(1, 3, 2, 4, 4, generator=rng)
+    advantages = torch.tensor([[1.2, -0.2, -1.0]])
+    wanted = targets[:, None].expand(1, 3, 3, 2, 4, 4)
+    made = NoisyGroup(outputs.detach(), outputs.detach(), wanted, outputs.detach())
+    (advantages * made.errors(outputs).policy).sum().backward()
+    deviation = targets - targets.mean(1, keepdim=True)
+    expected = -2 * advantages[..., None, None, None] * deviation / 32
+    torch.testing.assert_close(outputs.grad, expected, rtol=1e-4, atol=1e-6)
