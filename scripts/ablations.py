@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 from ablation_study.document import write_document
-from ablation_study.plan import Study, load_studies
+from ablation_study.plan import Job, Study, load_studies
 from ablation_study.results import Results
 from ablation_study.runner import Runner, tuning_folders
 
@@ -51,6 +51,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="more evaluation photos: folders of LR and HR pictures of the same names",
     )
     parser.add_argument("--tune", action="store_true", help="run the studies in FOLDER/tune")
+    parser.add_argument(
+        "--share",
+        default="1/1",
+        metavar="K/N",
+        help="run the K-th of N shares of the runs: N calls side by side, one for each core",
+    )
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
     return parser.parse_args(argv)
 
@@ -67,9 +73,25 @@ def evaluation_pairs(items: Sequence[str]) -> dict[str, dict[str, str]]:
     return sets
 
 
-def run_studies(runner: Runner, studies: list[Study], deadline: float) -> bool:
-    """Run what is missing, one seed of everything before the next. Returns whether all is done."""
+def share_of(text: str) -> tuple[int, int]:
+    """K/N as (K - 1, N)."""
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise OptionError(f"--share {text!r}: write K/N with 1 <= K <= N, such as 1/2")
+    return int(number) - 1, int(count)
+
+
+def planned(runner: Runner, studies: list[Study], share: tuple[int, int]) -> list[Job]:
+    """Jobs of a share, one seed of everything before the next; a training falls to one share,
+    whatever the number of rows that it stands in.
+    """
     jobs = [job for seed in runner.common.seeds for s in studies for job in s.jobs(seed)]
+    order = {key: index for index, key in enumerate(dict.fromkeys(map(runner.key, jobs)))}
+    return [job for job in jobs if order[runner.key(job)] % share[1] == share[0]]
+
+
+def run_studies(runner: Runner, jobs: list[Job], deadline: float) -> bool:
+    """Run what is missing. Returns whether all is done."""
     alarm = threading.Timer(
         max(deadline - time.monotonic(), 0), lambda: os.kill(os.getpid(), signal.SIGINT)
     )
@@ -100,7 +122,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         common, sets = common.with_folders(*tuning_folders(common, arguments.out)), {}
     results = Results(arguments.out)
     runner = Runner(common.with_sets(sets), results)
-    done = arguments.minutes > 0 and run_studies(runner, studies, deadline)
+    jobs = planned(runner, studies, share_of(arguments.share))
+    done = arguments.minutes > 0 and run_studies(runner, jobs, deadline)
     document = arguments.out / "tuning.md" if arguments.tune else arguments.document
     write_document(document, runner, studies)
     print(f"{'all done' if done else 'stopped; call again to go on'}: {document}")

@@ -27,6 +27,7 @@ class Evaluation(OptionGroup):
     noise_seed: int = Field(1000, ge=0, description="Seed of the noise, the same for all runs.")
     num_noises: int = Field(1, ge=1, description="Noises per photo, averaged.")
     sets: dict[str, ValDataOptions] = Field(description="Photos by their name in the tables.")
+    crop: int = Field(256, ge=64, description="Side of the centre crops of more sets (--pairs).")
 
 
 class Common(OptionGroup):
@@ -42,14 +43,15 @@ class Common(OptionGroup):
     def with_sets(self, sets: dict[str, dict[str, Any]]) -> Common:
         """With more evaluation sets of paired photos."""
         more = {
-            name: ValDataOptions(type="PairedDataset", **folders) for name, folders in sets.items()
+            name: ValDataOptions(type="PairedDataset", gt_size=self.evaluation.crop, **folders)
+            for name, folders in sets.items()
         }
         evaluation = self.evaluation.model_copy(update={"sets": {**self.evaluation.sets, **more}})
         return self.model_copy(update={"evaluation": evaluation})
 
     def with_folders(self, train: Path, held_out: Path) -> Common:
         """Training on one folder, measured on another alone."""
-        photos = ValDataOptions(dataroot_gt=str(held_out), gt_size=256)
+        photos = ValDataOptions(dataroot_gt=str(held_out), gt_size=self.evaluation.crop)
         evaluation = self.evaluation.model_copy(update={"sets": {"held_out": photos}})
         force = [*self.force, f"datasets:train:dataroot_gt={train}"]
         return self.model_copy(update={"evaluation": evaluation, "force": force})
@@ -117,6 +119,7 @@ class Study(OptionGroup):
     question: str = Field(description="What the study asks.")
     rows: dict[str, Row] = Field(min_length=1, description="Settings by name.")
     claims: list[Claim] = Field(default_factory=list, description="Claims that it decides.")
+    controls: bool = Field(True, description="Each row beside its control; false only for tuning.")
     name: str = Field("", description="The file's name; not written in the file.")
 
     def jobs(self, seed: int) -> list[Job]:
@@ -124,7 +127,7 @@ class Study(OptionGroup):
         found = []
         for name, row in self.rows.items():
             found.append(Job(self.name, name, row, seed, False))
-            if row.train:
+            if row.train and self.controls:
                 found.append(Job(self.name, name, row, seed, True))
         return found
 

@@ -66,7 +66,7 @@ class Scores:
         found = {}
         for seed in self.runner.common.seeds if row.train else self.runner.common.seeds[:1]:
             job = Job(study.name, name, row, seed, False)
-            jobs = (job, job.as_control()) if row.train else (job,)
+            jobs = (job, job.as_control()) if row.train and study.controls else (job,)
             scores = tuple(self._of(j, metric) for j in jobs)
             if all(s is not None for s in scores):
                 found[seed] = scores
@@ -86,7 +86,7 @@ class Scores:
         lower = self.lower_better(metric)
         ours = np.stack([run[0] for run in runs])
         net = None
-        if study.rows[name].train:
+        if study.rows[name].train and study.controls:
             net = paired_difference(ours, np.stack([run[1] for run in runs]), lower)
         gain = paired_difference(ours, self.base_scores(metric), lower)
         return Cell(len(runs), float(np.nanmean(ours)), gain, net)
