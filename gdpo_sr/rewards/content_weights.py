@@ -1,33 +1,18 @@
 """How much of a picture is texture: the weights of the attribute-aware reward (GDPO-SR section
 3.3).
 
-The grey picture is cut into patches; each is enlarged to 64x64, its Sobel magnitude is put into a
-histogram, and the entropy of
-the histogram in bits, times the patch's area, is compared with a threshold. Released code:
-my_utils/mask.py.
+The grey picture is cut into patches, and `patch_texture` says which of them are texture.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 
 import torch
-import torch.nn.functional as F
 
-ENLARGED = 64
-BINS, LOW, HIGH = 512, -5.5, 5.5
-USED = BINS // 2
-"""Bins of values >= 0; the lower half of the histogram stays empty. No gradient of grey levels in
-[0, 1] reaches 5.5."""
-BIN_WIDTH = (HIGH - LOW) / BINS
-SAMPLES = 2**18
-"""Gradients worked on at once: they fit the processor's cache."""
-SPARSE = (4, 2)
-"""Every 4th row and 2nd column of an enlarged patch prove most textured patches to be so."""
-MARGIN = 0.01
-"""Bits by which a bound must exceed the threshold: rounding may move a gradient between bins."""
+from gdpo_sr.rewards.patch_texture import is_textured, patch_complexity
+
 GREY_BITS = 15
 GREY_WEIGHTS = {"rgb": (9798, 19235, 3735), "bgr": (3735, 19235, 9798)}
 """0.299, 0.587, 0.114 times 2^15: OpenCV's integer weights, so that every level rounds as there."""
@@ -50,103 +35,6 @@ def to_grey(images: torch.Tensor, grey: str = "rgb") -> torch.Tensor:
     half = 1 << (GREY_BITS - 1)  # all of it is exact in float32: integers below 2^24
     total = levels[:, 0] * red + levels[:, 1] * green + levels[:, 2] * blue + half
     return (total / (1 << GREY_BITS)).floor_() / 255
-
-
-@lru_cache(maxsize=64)
-def sobel_of_enlarged(length: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Smoothing and difference matrices (64, length): bilinear enlargement to 64, replicated
-    border, Sobel taps.
-
-    All three steps are linear and separable, so the gradients of an enlarged patch P are D_y P
-    S_x^T and S_y P D_x^T.
-    """
-    enlarge = F.interpolate(torch.eye(length)[None], size=ENLARGED, mode="linear")[0].T
-    padded = torch.cat([enlarge[:1], enlarge, enlarge[-1:]])
-    smooth = padded[:-2] + 2 * padded[1:-1] + padded[2:]
-    return smooth, padded[2:] - padded[:-2]
-
-
-def gradient_counts(patches: torch.Tensor, every: tuple[int, int] = (1, 1)) -> torch.Tensor:
-    """Histogram of the Sobel magnitude of patches (N, h, w), grey in [0, 1], after enlargement.
-
-    `every` takes each so-manieth row and column of the enlarged patch only. Returns integers
-    (N, 256) of values from 0 on.
-    """
-    n, height, width = patches.shape
-    smooth_y, diff_y = (m[every[0] // 2 :: every[0]] for m in _sobel(height, patches.device))
-    smooth_x, diff_x = (m[every[1] // 2 :: every[1]] for m in _sobel(width, patches.device))
-    rows, columns = len(diff_y), len(diff_x)
-    side_by_side = patches.transpose(0, 1).reshape(height, n * width)
-    dx = (smooth_y @ side_by_side).view(rows * n, width) @ diff_x.T
-    dy = (diff_y @ side_by_side).view(rows * n, width) @ smooth_x.T
-    magnitude = dx.square_().addcmul_(dy, dy).sqrt_()
-    bins = magnitude.div_(BIN_WIDTH).int().view(rows, n, columns)
-    bins += USED * torch.arange(n, dtype=torch.int32, device=bins.device)[:, None]
-    return torch.bincount(bins.flatten(), minlength=n * USED).view(n, USED)
-
-
-def _sobel(length: int, device: torch.device) -> tuple[torch.Tensor, ...]:
-    return tuple(matrix.to(device) for matrix in sobel_of_enlarged(length))
-
-
-def entropy_bits(counts: torch.Tensor) -> torch.Tensor:
-    """Shannon entropy, in bits, of histograms (N, K); (N,)."""
-    counts = counts.float()
-    total = counts.sum(1)
-    return (total.log() - torch.xlogy(counts, counts).sum(1) / total) / math.log(2)
-
-
-def least_entropy_bits(counts: torch.Tensor, total: int) -> torch.Tensor:
-    """Lower bound of the entropy of `total` values of which only some are counted, (N, K); (N,).
-
-    Entropy is concave in the missing values, so it is least where all of them fall into one bin,
-    and that is the fullest.
-    """
-    missing = total - counts.sum(1, keepdim=True)
-    return entropy_bits(counts.scatter_add(1, counts.argmax(1, keepdim=True), missing))
-
-
-def patch_complexity(patches: torch.Tensor) -> torch.Tensor:
-    """Entropy of the gradient histogram times the area; grey patches (N, h, w) in [0, 1] ->
-    (N,).
-    """
-    parts = patches.split(SAMPLES // ENLARGED**2)
-    area = patches.shape[1] * patches.shape[2]
-    return torch.cat([entropy_bits(gradient_counts(part)) for part in parts]) * area
-
-
-def least_complexity(patches: torch.Tensor) -> torch.Tensor:
-    """Lower bound of `patch_complexity`, from a part of the gradients."""
-    total, share = ENLARGED**2, SPARSE[0] * SPARSE[1]
-    parts = patches.split(SAMPLES * share // total)
-    bounds = [least_entropy_bits(gradient_counts(part, SPARSE), total) for part in parts]
-    return (torch.cat(bounds) - MARGIN) * patches.shape[1] * patches.shape[2]
-
-
-def surely_flat(patches: torch.Tensor) -> torch.Tensor:
-    """Patches (N, h, w) whose gradients must all fall into the first bin (entropy 0); bool (N,).
-
-    Bilinear enlargement is no steeper than the largest step between neighbours, and the Sobel taps
-    4 times a difference over 2 pixels: |dx| <= 8 * w / 64 * step.
-    """
-    height, width = patches.shape[1:]
-    step_x = patches.diff(dim=2, prepend=patches[:, :, :1]).abs().amax((1, 2))
-    step_y = patches.diff(dim=1, prepend=patches[:, :1]).abs().amax((1, 2))
-    steepest = torch.hypot(step_x * width, step_y * height) * 8 / ENLARGED
-    return steepest < 0.999 * BIN_WIDTH
-
-
-def is_textured(patches: torch.Tensor, threshold: float) -> torch.Tensor:
-    """`patch_complexity` > threshold for patches (N, h, w); bool (N,).
-
-    The complexity itself is computed only where neither bound decides.
-    """
-    textured = torch.full((len(patches),), threshold < 0, device=patches.device)
-    rough = torch.nonzero(~surely_flat(patches))[:, 0]
-    textured[rough] = least_complexity(patches[rough]) > threshold
-    open_ones = rough[~textured[rough]]
-    textured[open_ones] = patch_complexity(patches[open_ones]) > threshold
-    return textured
 
 
 def _for_patches(

@@ -8,18 +8,22 @@ import json
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from gdpo_sr.rewards.attribute_aware import content_weights
 from gdpo_sr.rewards.content_weights import (
     complexity_map,
+    texture_ratio,
+    textured_patches,
+    to_grey,
+)
+from gdpo_sr.rewards.patch_texture import (
     entropy_bits,
+    gradient_counts,
     least_complexity,
     least_entropy_bits,
     patch_complexity,
     surely_flat,
-    texture_ratio,
-    textured_patches,
-    to_grey,
 )
 from gdpo_sr.utils.image_io import read_image
 
@@ -111,6 +115,16 @@ def test_border_strips_count_by_their_area():
     assert 40 * 40 / 42**2 <= ratio + 1e-6 <= 1 - 4 / 42**2 + 2e-6
 
 
+@pytest.mark.parametrize("side", [31, 41])
+def test_a_strip_of_one_pixel(side: int):
+    """Its entropy cannot reach 5 bits, that of one pixel is 0."""
+    faint = noise_picture(side, side) * 0.02 + 0.5
+    assert float(texture_ratio(faint)) == 0
+    assert float(texture_ratio(faint, threshold=-1)) == 1
+    share = float(texture_ratio(noise_picture(side, side)))
+    assert (side - 1) ** 2 / side**2 <= share + 1e-6 < 1
+
+
 def test_a_picture_smaller_than_a_patch():
     assert 0 <= float(texture_ratio(noise_picture(7, 5))) <= 1
 
@@ -170,3 +184,36 @@ def test_least_entropy_of_a_histogram_by_hand():
     counts = torch.tensor([[1, 1, 0]])
     assert entropy_bits(counts).tolist() == [1.0]
     assert least_entropy_bits(counts, 4).tolist() == pytest.approx([0.811278], abs=1e-5)
+
+
+def plain_counts(patches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Histogram (N, 256) of the Sobel magnitude as the procedure reads, in float64; also the number
+    of gradients (N,) within 1e-5 bin of an edge, which rounding may move.
+    """
+    enlarged = F.interpolate(patches[:, None].double(), size=(64, 64), mode="bilinear")
+    padded = F.pad(enlarged, (1, 1, 1, 1), mode="replicate")
+    across = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]], dtype=torch.float64)
+    taps = torch.stack([across, across.T])[:, None]
+    bins = F.conv2d(padded, taps).square().sum(1).sqrt().flatten(1) / (11 / 512)
+    counts = torch.stack([torch.bincount(row.int(), minlength=256) for row in bins])
+    near = ((bins - bins.round()).abs() < 1e-5) & (bins > 0.5)
+    return counts, near.sum(1)
+
+
+@pytest.mark.parametrize("contrast", [0.005, 0.02, 0.05, 0.2, 1.0])
+@pytest.mark.parametrize("shape", [(10, 10), (10, 3), (1, 10), (80, 70)])
+def test_counts_are_those_of_the_plain_procedure(shape: tuple[int, int], contrast: float):
+    """Few bins are counted in one way, many in another; both as a histogram is defined."""
+    rng = torch.Generator().manual_seed(0)
+    patches = torch.rand(9, *shape, generator=rng) * contrast
+    expected, at_an_edge = plain_counts(patches)
+    counts = gradient_counts(patches)
+    counts = F.pad(counts, (0, 256 - counts.shape[1])).long()
+    assert torch.equal(counts.sum(1), torch.full((9,), 64 * 64))
+    moved = (counts - expected).abs().sum(1)
+    assert (moved <= 2 * at_an_edge).all()
+
+
+def test_no_patches():
+    nothing = torch.zeros(0, 10, 10)
+    assert patch_complexity(nothing).shape == least_complexity(nothing).shape == (0,)

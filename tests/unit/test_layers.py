@@ -24,6 +24,7 @@ PURE = {
     "gdpo_sr.generators.diffusion_math",
     "gdpo_sr.generators.lapped_transform",
     "gdpo_sr.rewards.content_weights",
+    "gdpo_sr.rewards.patch_texture",
     "gdpo_sr.losses.gdpo_loss",
     "gdpo_sr.losses.diffusion_dpo",
     "gdpo_sr.losses.grpo",
