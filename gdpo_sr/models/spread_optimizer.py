@@ -103,6 +103,7 @@ class SpreadOptimizer:
         [group] = optimizer.param_groups
         self.parameters: list[nn.Parameter] = list(group["params"])
         self.accelerator, self.optimizer = accelerator, optimizer
+        self.in_update = False
         self.engine, *_ = deepspeed.initialize(
             model=nn.ParameterList(self.parameters),
             optimizer=optimizer,
@@ -111,7 +112,14 @@ class SpreadOptimizer:
         )
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Add the gradient of `loss`, averaged over processes."""
+        """Add the gradient of `loss`, averaged over processes.
+
+        DeepSpeed's process group waits ten minutes on GPUs; the accelerator's waits as long as a
+        validation by the main process may take, and so goes first in an update.
+        """
+        if not self.in_update:
+            self.accelerator.wait_for_everyone()
+        self.in_update = True
         self.engine.backward(loss)
 
     def step(self) -> float:
@@ -120,6 +128,7 @@ class SpreadOptimizer:
         Returns the gradient's norm before clipping; not finite if the update was skipped.
         """
         self.engine.step()
+        self.in_update = False
         return float(self.engine.get_global_grad_norm())
 
     def state_dict(self) -> dict[str, Any]:
@@ -133,7 +142,10 @@ class SpreadOptimizer:
                 state[i][name] = part.clone()
         groups = self.optimizer.state_dict()["param_groups"]
         groups[0]["params"] = list(range(count))
-        return {"state": {i: values for i, values in state.items() if values}, "param_groups": groups}
+        return {
+            "state": {i: values for i, values in state.items() if values},
+            "param_groups": groups,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take this process's slice of a whole optimizer's state, and of the parameters, which have
@@ -166,9 +178,8 @@ class SpreadOptimizer:
             return parts[0].clone()
         flat, size = torch.cat([part.flatten() for part in parts]), self._slice.numel()
         padding = size * self.accelerator.num_processes - len(flat)
-        return nn.functional.pad(flat, (0, padding)).split(size)[
-            self.accelerator.process_index
-        ].clone()
+        slices = nn.functional.pad(flat, (0, padding)).split(size)
+        return slices[self.accelerator.process_index].clone()
 
 
 def _configuration(grad_clip: float) -> dict[str, Any]:
