@@ -94,7 +94,6 @@ def main() -> None:
     assert state["param_groups"] == one.state_dict()["param_groups"]
 
     again = networks()
-    again.load_state_dict(whole.state_dict())
     third = spread(adamw(again), CLIP, accelerator)
     again.load_state_dict(whole.state_dict())  # as a resumed run: weights, then the states
     third.load_state_dict(one.state_dict())

@@ -181,7 +181,9 @@ def test_spread_states_train_as_whole_ones(name: str, together: Path, zero: Path
         states.append((one["extra"]["fake"]["optimizer"], other["extra"]["fake"]["optimizer"]))
     for a, b in states:
         assert a["param_groups"] == b["param_groups"]
-        torch.testing.assert_close(b["state"], a["state"], rtol=1e-3, atol=1e-5)
+        for moment in ("exp_avg", "exp_avg_sq"):
+            x, y = (torch.cat([v[moment].flatten() for v in s["state"].values()]) for s in (a, b))
+            assert (x - y).norm() < 1e-4 * x.norm()
     [log] = (zero / "exp" / name).rglob("train.log")
     assert log.read_text().count("optimizer states are spread over 2 processes") == 1
     files = [
