@@ -31,6 +31,7 @@ INSTALL = [
     "tensorboard>=2.14",
 ]
 
+DEEPSPEED = ["deepspeed>=0.19.8"]  # options/accelerate/deepspeed_zero2.yaml alone asks for it
 DEVELOPMENT = ["pytest>=8.0", "ruff>=0.11", "pyright[nodejs]>=1.1.390", "pre-commit>=3.5"]
 
 
@@ -61,6 +62,6 @@ setup(
     packages=find_packages(include=["gdpo_sr", "gdpo_sr.*"]),
     package_data={"gdpo_sr": ["py.typed", "assets/**/*", "evaluation/page/*"]},
     install_requires=INSTALL,
-    extras_require={"dev": DEVELOPMENT},
+    extras_require={"dev": DEVELOPMENT, "deepspeed": DEEPSPEED},
     entry_points={"console_scripts": ["gdpo-sr=gdpo_sr.cli:main"]},
 )

@@ -59,13 +59,15 @@ def build_accelerator(options: Options) -> Accelerator:
     from accelerate import Accelerator
 
     from gdpo_sr.models.processes import process_options
+    from gdpo_sr.models.spread_optimizer import without_wrapper
     from gdpo_sr.utils.logger import get_logger
 
     wanted = options.train.mixed_precision
     if wanted == "fp16" and not torch.cuda.is_available():
         get_logger().warning("train.mixed_precision fp16 needs a GPU: this run uses float32")
         wanted = "no"
-    return Accelerator(mixed_precision=wanted, kwargs_handlers=process_options())
+    with without_wrapper(wanted):
+        return Accelerator(mixed_precision=wanted, kwargs_handlers=process_options())
 
 
 def run(options: Options, auto_resume: bool) -> tuple[bool, BaseModel]:

@@ -36,6 +36,7 @@ from gdpo_sr.models.random_sources import RandomSources
 from gdpo_sr.models.reference import without_dropout
 from gdpo_sr.models.sharding import spreads_weights
 from gdpo_sr.models.side_network import build_optimizer
+from gdpo_sr.models.spread_optimizer import spread
 from gdpo_sr.models.stop_signal import StopSignal
 from gdpo_sr.models.training_state import check_state, load_state, save_state, saved_states
 from gdpo_sr.models.validation import PairedValidation, Pictures
@@ -95,7 +96,8 @@ class BaseModel(ABC):
         parameters = list(self.trained.values())
         share_from_main(parameters, accelerator)
         optimizer = build_optimizer(parameters, options.train.optim_g)
-        self.optimizer = accelerator.prepare_optimizer(optimizer)
+        self.spread = spread(optimizer, options.train.grad_clip, accelerator)
+        self.optimizer = optimizer if self.spread else accelerator.prepare_optimizer(optimizer)
         self.schedule = LambdaLR(self.optimizer, self.learning_rate_factor)
         self.average = ParameterAverage(parameters, options.train.ema_decay)
         self.dataset = build_training_set(options)
@@ -145,7 +147,10 @@ class BaseModel(ABC):
         """Called after every optimizer update, `iteration` counting it."""
 
     def extra_state(self) -> dict[str, Any]:
-        """What a checkpoint must hold besides weights, optimizer, schedule and randomness."""
+        """What a checkpoint must hold besides weights, optimizer, schedule and randomness.
+
+        All processes call this together.
+        """
         return {}
 
     def load_extra_state(self, state: dict[str, Any]) -> None:  # noqa: B027
@@ -262,8 +267,12 @@ class BaseModel(ABC):
         with self.accelerator.autocast():
             output = self.compute_loss(item)
         with self.timed("backward"):
-            self.accelerator.backward(output.loss / count)
+            self.backward(output.loss / count)
         return output
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradient of `loss` to those of the trained parameters."""
+        (self.spread or self.accelerator).backward(loss)
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
@@ -274,19 +283,24 @@ class BaseModel(ABC):
 
     def _apply_gradients(self) -> float:
         """Clip, step, average; an update with a non-finite gradient is skipped and counted."""
+        value = self.spread.step() if self.spread else self._step()
+        finite = math.isfinite(value)
+        if finite:
+            self.average.update()
+        self.skipped_updates += not finite
+        self.schedule.step()
+        return value
+
+    def _step(self) -> float:
+        """Average gradients over processes, clip and step. Returns the norm before clipping."""
         parameters = list(self.trained.values())
         average_gradients(parameters, self.accelerator)
         limit = self.options.train.grad_clip or math.inf
         norm = self.accelerator.clip_grad_norm_(parameters, limit)
         value = float(norm) if norm is not None else math.nan
-        finite = math.isfinite(value)
-        if finite or self.accelerator.scaler is not None:  # a scaler skips by itself, and adapts
-            self.optimizer.step()
-        if finite:
-            self.average.update()
-        self.skipped_updates += not finite
+        if math.isfinite(value) or self.accelerator.scaler is not None:
+            self.optimizer.step()  # a scaler skips by itself, and adapts
         self.optimizer.zero_grad()
-        self.schedule.step()
         return value
 
     def _report(self, logs: dict[str, float], bar: tqdm) -> None:
@@ -342,6 +356,7 @@ class BaseModel(ABC):
     def save_checkpoint(self) -> None:
         """Everything the run needs to go on, then the model that users load."""
         random = gather_object([self.random.state_dict()])
+        optimizer, extra = (self.spread or self.optimizer).state_dict(), self.extra_state()
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
             state = {
@@ -349,12 +364,12 @@ class BaseModel(ABC):
                 "skipped_updates": self.skipped_updates,
                 "draws": self.iteration * self.draws_per_update,
                 "trained": {name: p.detach().cpu() for name, p in self._saved.items()},
-                "optimizer": self.optimizer.state_dict(),
+                "optimizer": optimizer,
                 "schedule": self.schedule.state_dict(),
                 "average": self.average.state_dict(),
                 "scaler": scaler.state_dict() if scaler is not None else {},
                 "random": random,
-                "extra": self.extra_state(),
+                "extra": extra,
             }
             keep = self.options.logger.keep_checkpoints
             save_state(self.paths.training_states, self.iteration, state, keep)
@@ -384,7 +399,7 @@ class BaseModel(ABC):
         with torch.no_grad():
             for name, parameter in self._saved.items():
                 parameter.copy_(state["trained"][name])
-        self.optimizer.load_state_dict(state["optimizer"])
+        (self.spread or self.optimizer).load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.average.load_state_dict(state["average"])
         if self.accelerator.scaler is not None and state["scaler"]:

@@ -5,7 +5,7 @@ It equals that of the whole group up to rounding, and memory does not grow with 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from accelerate import Accelerator
@@ -28,13 +28,16 @@ class ChunkedBackward:
     have been predicted. Any other loss takes two passes: predictions without a graph, from which
     follows what every prediction weighs in the loss, then each again with a graph.
 
-    Gradients are those of this process; nothing is averaged here.
+    Gradients are those of this process; nothing is averaged here. Where `backward` takes them away,
+    to other processes, a picture's cannot be scaled afterwards, and any loss takes two passes.
 
     Args:
         loss: of the groups.
         parameters: of the policy.
         chunk: inputs per forward and backward pass.
         accelerator: owner of precision and loss scale.
+        backward: adds the gradient of what it is given and leaves none in `parameters`; None: the
+            accelerator's, which leaves it there.
     """
 
     def __init__(
@@ -43,13 +46,15 @@ class ChunkedBackward:
         parameters: list[nn.Parameter],
         chunk: int,
         accelerator: Accelerator,
+        backward: Callable[[torch.Tensor], None] | None = None,
     ) -> None:
         self.loss, self.parameters, self.chunk = loss, parameters, chunk
-        self.accelerator = accelerator
+        self.accelerator, self.backward = accelerator, backward or accelerator.backward
+        self.in_two_passes = loss.margin is None or backward is not None
 
     def __call__(self, update: GroupUpdate, count: int = 1) -> LossOutput:
         """Loss without a graph, and what to log; the gradient is that of loss / count."""
-        passes = self._two_passes if self.loss.margin is None else self._one_pass
+        passes = self._two_passes if self.in_two_passes else self._one_pass
         return passes(update, count)
 
     def _parts(self, update: GroupUpdate, picture: slice) -> Iterator[tuple[slice, slice]]:
@@ -63,7 +68,7 @@ class ChunkedBackward:
 
     def _backward(self, prediction: torch.Tensor, gradient: torch.Tensor, count: int) -> None:
         """Pass `gradient` back through `prediction`; with fp16 it is scaled as a loss is."""
-        self.accelerator.backward((prediction * gradient).sum() / count)
+        self.backward((prediction * gradient).sum() / count)
 
     def _loss_gradient(
         self, update: GroupUpdate, found: torch.Tensor

@@ -31,6 +31,7 @@ from gdpo_sr.models.sharding import (
     shard_frozen,
     spreads_weights,
 )
+from gdpo_sr.models.spread_optimizer import spreads_states
 from gdpo_sr.models.validation import PairedValidation, Pictures
 from gdpo_sr.types import LossOutput, SRBatch
 
@@ -91,7 +92,8 @@ class GDPOModel(BaseModel):
         chunk = self.options.train.update_chunk
         if chunk is None:
             return None
-        return ChunkedBackward(self.loss, parameters, chunk, self.accelerator)
+        backward = self.backward if spreads_states(self.accelerator) else None
+        return ChunkedBackward(self.loss, parameters, chunk, self.accelerator, backward)
 
     def _mean_over_processes(self, values: torch.Tensor) -> torch.Tensor:
         return self.accelerator.reduce(values, "mean")

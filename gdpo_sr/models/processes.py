@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
 from gdpo_sr.models.sharding import spreads_weights
+from gdpo_sr.models.spread_optimizer import spreads_states
 from gdpo_sr.types import ProcessError
 
 PATIENCE = timedelta(hours=3)
@@ -36,6 +37,8 @@ def log_processes(accelerator: Accelerator, logger: logging.Logger) -> None:
     logger.info("processes: %d on %s", count, accelerator.device.type)
     if spreads_weights(accelerator):
         logger.info("frozen weights of the UNet are spread over %d processes", count)
+    if spreads_states(accelerator):
+        logger.info("gradients and optimizer states are spread over %d processes", count)
     if count == 1 and "MASTER_ADDR" in os.environ and "RANK" not in os.environ:
         logger.warning(
             "one process only, though the launcher was asked for several: on CPUs start them with "

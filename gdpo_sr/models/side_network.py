@@ -12,6 +12,7 @@ from torch import nn
 
 from gdpo_sr.config.run_options import OptimizerOptions
 from gdpo_sr.models.gradient_average import average_gradients, share_from_main
+from gdpo_sr.models.spread_optimizer import spread
 
 
 def build_optimizer(
@@ -56,35 +57,42 @@ class SideTrainer:
         values = list(parameters.values())
         share_from_main(values, accelerator)
         self.optimizer = build_optimizer(values, options)
+        self.spread = spread(self.optimizer, grad_clip, accelerator)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, factor)
         self.scaler = torch.amp.GradScaler(enabled=accelerator.scaler is not None)
 
     def backward(self, loss: torch.Tensor) -> None:
         """Add the gradient of `loss`."""
-        self.scaler.scale(loss).backward()
+        if self.spread:
+            self.spread.backward(loss)
+        else:
+            self.scaler.scale(loss).backward()
 
     def step(self) -> float:
         """One update with the gradients so far; one that is not finite is skipped and counted.
 
         Returns the gradient's norm before clipping.
         """
+        norm = self.spread.step() if self.spread else self._step()
+        self.skipped += not math.isfinite(norm)
+        self.schedule.step()
+        return norm
+
+    def _step(self) -> float:
         values = list(self.parameters.values())
         average_gradients(values, self.accelerator)
         self.scaler.unscale_(self.optimizer)
         norm = float(torch.nn.utils.clip_grad_norm_(values, self.limit))
         if math.isfinite(norm):
             self.scaler.step(self.optimizer)
-        else:
-            self.skipped += 1
         self.scaler.update()
         self.optimizer.zero_grad()
-        self.schedule.step()
         return norm
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but the parameters."""
+        """Everything but the parameters; all processes call this together."""
         return {
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": (self.spread or self.optimizer).state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
             "skipped": self.skipped,
@@ -92,7 +100,7 @@ class SideTrainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        self.optimizer.load_state_dict(state["optimizer"])
+        (self.spread or self.optimizer).load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])

@@ -7,6 +7,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,8 +32,14 @@ ENVIRONMENT = {
     **os.environ,
     "ACCELERATE_USE_CPU": "true",
     "OMP_NUM_THREADS": "1",
-    "PYTHONPATH": str(ROOT),
+    "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
 }
+DEEPSPEED = {"ACCELERATE_USE_DEEPSPEED": "true"}
+"""What `accelerate launch` adds for `distributed_type: DEEPSPEED`."""
+needs_deepspeed = pytest.mark.skipif(
+    importlib.util.find_spec("deepspeed") is None or shutil.which("c++") is None,
+    reason="needs pip install 'gdpo-sr[deepspeed]', and c++, with which it compiles on CPUs",
+)
 STAGES = {"naosd": "naosd.yml"}
 GROUP: dict[str, object] = {
     "train__update_input": "candidate",
@@ -52,6 +59,7 @@ RUNS = {
     "naosd": {"train__losses__perceptual": "{}", "train__losses__energy": "null"},
     "sharded_group": GROUP,
 }
+NAMES = ["group", "decoupled", "naosd"]
 BASE = "mini"
 """Trained, so that rounding stays small; on random weights five updates enlarge it greatly."""
 PATIENCE = 300
@@ -99,24 +107,37 @@ def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> fl
     return float((differences / torch.stack([a.square().sum() for a, _ in pairs]).sum()).sqrt())
 
 
-@pytest.fixture(scope="module")
-def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of RUNS by two processes with batches of 2: weights, and the runs in `exp`."""
-    folder = tmp_path_factory.mktemp("together")
+def run_in_two(folder: Path, names: list[str], **environment: str) -> Path:
+    """Some of RUNS by two processes with batches of 2: weights in `folder`, runs in its `exp`."""
     plan = {
-        name: [options_file(name), overrides(name, BASE, folder / "exp", 2, **changes)]
-        for name, changes in RUNS.items()
+        name: [options_file(name), overrides(name, BASE, folder / "exp", 2, **RUNS[name])]
+        for name in names
     }
     (folder / "plan.json").write_text(json.dumps(plan))
     command = [*TORCHRUN, str(ROOT / "tests" / "two_processes.py"), str(folder)]
     done = subprocess.run(
-        [*command, str(folder / "plan.json")], env=ENVIRONMENT, capture_output=True, text=True
+        [*command, str(folder / "plan.json")],
+        env={**ENVIRONMENT, **environment},
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
 
-@pytest.mark.parametrize("name", ["group", "decoupled", "naosd"])
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All RUNS."""
+    return run_in_two(tmp_path_factory.mktemp("together"), list(RUNS))
+
+
+@pytest.fixture(scope="module")
+def zero(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Those of NAMES with DeepSpeed's ZeRO-2."""
+    return run_in_two(tmp_path_factory.mktemp("zero"), NAMES, **DEEPSPEED)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_two_processes_train_as_one(name: str, together: Path, tmp_path: Path):
     """Equal up to rounding, which AdamW's first steps enlarge: sums are made in another order."""
     ours, theirs = (torch.load(together / f"{name}_rank{r}.pt", weights_only=True) for r in (0, 1))
@@ -140,6 +161,46 @@ def test_spread_weights_train_as_whole_ones(together: Path):
     assert distance(whole, ours) < 1e-4
 
 
+@needs_deepspeed
+@pytest.mark.parametrize("name", NAMES)
+def test_spread_states_train_as_whole_ones(name: str, together: Path, zero: Path):
+    """Weights of both networks, and what the main process writes, which is what any run writes: the
+    optimizers' states are put together for it.
+    """
+    whole = torch.load(together / f"{name}_rank0.pt", weights_only=True)
+    ours, theirs = (torch.load(zero / f"{name}_rank{r}.pt", weights_only=True) for r in (0, 1))
+    assert [key for key in ours if not torch.equal(ours[key], theirs[key])] == []
+    assert distance(whole, ours) < 2e-5
+    one, other = (
+        load_state(folder / "exp" / name / "training_states" / "0000005")
+        for folder in (together, zero)
+    )
+    torch.testing.assert_close(other["average"], one["average"], rtol=1e-4, atol=1e-6)
+    states = [(one["optimizer"], other["optimizer"])]
+    if name in STAGES:
+        states.append((one["extra"]["fake"]["optimizer"], other["extra"]["fake"]["optimizer"]))
+    for a, b in states:
+        assert a["param_groups"] == b["param_groups"]
+        for moment in ("exp_avg", "exp_avg_sq"):
+            x, y = (torch.cat([v[moment].flatten() for v in s["state"].values()]) for s in (a, b))
+            assert (x - y).norm() < 1e-4 * x.norm()
+    [log] = (zero / "exp" / name).rglob("train.log")
+    assert log.read_text().count("optimizer states are spread over 2 processes") == 1
+    files = [
+        sorted(f.name for f in (p / "exp" / name / "models").rglob("*")) for p in (together, zero)
+    ]
+    assert files[0] == files[1] and "adapter_model.safetensors" in files[0]
+
+
+@needs_deepspeed
+def test_one_process_goes_on_from_spread_states(zero: Path, tmp_path: Path):
+    saved = zero / "exp" / "group" / "training_states" / "0000005"
+    forced = overrides("group", BASE, tmp_path, 4, **GROUP, path__resume_state=saved)
+    _, model = run(load_options(options_file("group"), forced), auto_resume=False)
+    states = model.optimizer.state_dict()["state"], load_state(saved)["optimizer"]["state"]
+    torch.testing.assert_close(*states, rtol=0, atol=0)
+
+
 def test_only_the_main_process_writes(together: Path):
     """The other one would have failed at its first try; there is one log and one event file."""
     for name in RUNS:
@@ -151,10 +212,10 @@ def test_only_the_main_process_writes(together: Path):
         assert len(list(folder.rglob("events.out.tfevents.*"))) == 1
 
 
-def start(arguments: list[str]) -> subprocess.Popen:
+def start(arguments: list[str], **environment: str) -> subprocess.Popen:
     return subprocess.Popen(
         [*TORCHRUN, str(ROOT / "train.py"), "-opt", options_file("group"), *arguments],
-        env=ENVIRONMENT,
+        env={**ENVIRONMENT, **environment},
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
@@ -206,22 +267,27 @@ def parts_of(state: dict[str, Any]) -> list[Any]:
     ]
 
 
-def test_a_stopped_run_goes_on_as_if_it_had_not_been(together: Path, tmp_path: Path):
+@pytest.mark.parametrize("kind", ["together", pytest.param("zero", marks=needs_deepspeed)])
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+):
     """SIGTERM to the launcher: both processes save after the same update; weights, averages and
     optimizer end bit for bit as in the run that was not stopped.
     """
+    environment = DEEPSPEED if kind == "zero" else {}
     arguments = ["--force_yml", *overrides("group", BASE, tmp_path, 2, **GROUP)]
-    launcher = start(arguments)
+    launcher = start(arguments, **environment)
     wait_for(has_logged(tmp_path, ": iteration 2: "), launcher)
     launcher.send_signal(signal.SIGTERM)
     launcher.communicate(timeout=60)
     states = tmp_path / "group" / "training_states"
     [stopped] = saved_states(states)
     assert launcher.returncode != 0 and 2 <= int(stopped.name) < 5
-    launcher = start([*arguments, "--auto_resume"])
+    launcher = start([*arguments, "--auto_resume"], **environment)
     _, errors = launcher.communicate(timeout=PATIENCE)
     assert launcher.returncode == 0, errors[-2000:]
-    whole = load_state(together / "exp" / "group" / "training_states" / "0000005")
+    finished = request.getfixturevalue(kind)
+    whole = load_state(finished / "exp" / "group" / "training_states" / "0000005")
     resumed = load_state(saved_states(states)[-1])
     for a, b in zip(parts_of(resumed), parts_of(whole), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
@@ -233,8 +299,9 @@ def test_accelerate_configurations_are_accepted(file: Path):
     words = ["--config_file", str(file), "--num_processes", "4", "--machine_rank", "0", "train.py"]
     arguments, *_ = _validate_launch_command(launch_command_parser().parse_args(words))
     environment = prepare_multi_gpu_env(arguments)
-    spread = file.stem == "fsdp"
+    spread, zero = file.stem == "fsdp", file.stem == "deepspeed_zero2"
     assert arguments.num_processes == 4 and arguments.use_fsdp == spread
+    assert arguments.use_deepspeed == zero and (arguments.zero_stage == 2 or not zero)
     assert (environment.get("FSDP_VERSION") == "2") == spread
     assert environment.get("FSDP_CPU_RAM_EFFICIENT_LOADING", "false") == "false"
 
