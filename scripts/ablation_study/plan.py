@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError
 
 from gdpo_sr.config.base import OptionGroup
 from gdpo_sr.config.data_options import ValDataOptions
+from gdpo_sr.config.degradation import DegradationOptions
 from gdpo_sr.config.load import load_options, resolve_folder
 from gdpo_sr.config.problems import describe_problems
 from gdpo_sr.config.run_options import MetricOptions
@@ -50,11 +51,19 @@ class Common(OptionGroup):
         return self.model_copy(update={"evaluation": evaluation})
 
     def with_folders(self, train: Path, held_out: Path) -> Common:
-        """Training on one folder, measured on another alone."""
-        photos = ValDataOptions(dataroot_gt=str(held_out), gt_size=self.evaluation.crop)
-        evaluation = self.evaluation.model_copy(update={"sets": {"held_out": photos}})
+        """Training on one folder, measured on another alone: its photos degraded strongly and, as
+        real ones, lightly. One seed.
+        """
+        common = {"dataroot_gt": str(held_out), "gt_size": self.evaluation.crop}
+        light = DegradationOptions(light_prob=1.0)
+        sets = {
+            "held_out": ValDataOptions(**common),
+            "held_out_light": ValDataOptions(**common, degradation=light),
+        }
+        evaluation = self.evaluation.model_copy(update={"sets": sets})
         force = [*self.force, f"datasets:train:dataroot_gt={train}"]
-        return self.model_copy(update={"evaluation": evaluation, "force": force})
+        update = {"evaluation": evaluation, "force": force, "seeds": self.seeds[:1]}
+        return self.model_copy(update=update)
 
 
 class Claim(OptionGroup):
