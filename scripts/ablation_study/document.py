@@ -24,12 +24,13 @@ def write_document(file: Path, runner: Runner, studies: list[Study]) -> None:
     if scores.base is None:
         write_text(file, "# Evidence\n\nNothing has been measured yet.\n")
         return
-    parts = [_head(runner, scores)]
+    parts = [_head(runner, scores), _said("What the tables say", runner.common.findings)]
     for study in studies:
         plot = file.with_name(f"{file.stem}_{study.name}.png")
         drawn = plot_study(study, scores, plot)
         parts.append(_section(study, scores, plot.name if drawn else None))
-    parts += [_verdicts(studies, scores), _costs(runner), _tried(runner)]
+    parts += [_verdicts(studies, scores), _costs(runner)]
+    parts += [_said("What was tried", runner.common.tried)]
     write_text(file, "\n\n".join(part for part in parts if part) + "\n")
 
 
@@ -43,7 +44,7 @@ def _head(runner: Runner, scores: Scores) -> str:
 Written by `python scripts/ablations.py` from its JSON results; do not edit it by hand.
 
 - Every run starts from `{Path(common.options).name}` with `{force}` and the changes that its row
-  names; seeds {", ".join(map(str, common.seeds))}.
+  names (`options/ablations/*.yml`); seeds {", ".join(map(str, common.seeds))}.
 - Photos that no run trained on: {photos}. The same noise for all
   (seed {common.evaluation.noise_seed}, {common.evaluation.num_noises} a photo).
 - **Gain** is against the base, **net** against the row's control: the same run with the advantages
@@ -138,6 +139,6 @@ def _costs(runner: Runner) -> str:
 ({platform.machine()}), which may have had other work to do."""
 
 
-def _tried(runner: Runner) -> str:
-    tried = runner.common.tried.strip()
-    return f"## What was tried\n\n{tried}" if tried else ""
+def _said(heading: str, text: str) -> str:
+    """A section of words from the options; nothing without words."""
+    return f"## {heading}\n\n{text.strip()}" if text.strip() else ""

@@ -40,6 +40,7 @@ class Common(OptionGroup):
     evaluation: Evaluation = Field(description="How runs are measured.")
     held_out_every: int = Field(5, ge=2, description="--tune holds out every so many photos.")
     tried: str = Field("", description="What was tried in tuning, for the document.")
+    findings: str = Field("", description="What the tables say in plain words, for the document.")
 
     def with_sets(self, sets: dict[str, dict[str, Any]]) -> Common:
         """With more evaluation sets of paired photos."""

@@ -18,6 +18,7 @@ from ablation_study.plan import Job, load_studies  # noqa: E402
 from ablation_study.results import Results, evaluation_key, run_key  # noqa: E402
 from ablation_study.runner import Runner  # noqa: E402
 from ablation_study.statistics import Difference, paired_difference, verdict  # noqa: E402
+from ablations import planned, share_of  # noqa: E402
 
 OPTIONS = ROOT / "options" / "ablations"
 COMMON = """
@@ -33,7 +34,7 @@ title: Losses
 question: Which one?
 rows:
   gdpo: {}
-  dpo: {force: ["train:loss={type: diffusion_dpo}"]}
+  dpo: {force: ["train:cell_size=null", "train:loss={type: diffusion_dpo}"]}
 claims:
   - {text: GDPO beats the base, source: a paper, better: gdpo, than: base}
   - {text: GDPO beats DPO, source: a paper, better: gdpo, than: dpo, metrics: [psnr_y]}
@@ -101,12 +102,13 @@ def test_verdicts(intervals: list[tuple[float, float]], text: str):
 @pytest.mark.parametrize("tune", [False, True])
 def test_every_row_of_every_study_is_a_valid_run(tune: bool):
     common, studies = load_studies(OPTIONS, [], tune)
-    assert len(studies) == (1 if tune else 8)
+    assert len(studies) == (1 if tune else 9)
     for study in studies:
         for job in study.jobs(seed=0):
             options = job.options(common)
             control = options.train.control == "permuted_advantages"
             assert control == job.control and options.manual_seed == 0
+            assert not (tune and control)
 
 
 def test_every_rl_row_has_its_control_and_the_same_budget():
@@ -120,14 +122,13 @@ def test_every_rl_row_has_its_control_and_the_same_budget():
             o = job.options(common)
             updates = o.train.total_iter * o.train.accumulation
             budgets.add(updates * o.datasets.train.batch_size * o.train.group_size)
-        assert budgets in ({3600}, set()), study.name
+        assert budgets == ({3600} if study.name == "i_main_job" else {960}), study.name
 
 
 def test_same_setting_is_one_run_and_another_base_another(monkeypatch):
-    common, studies = load_studies(OPTIONS, ["a_base", "b_losses"], False)
-    (shipped, *_), (gdpo, control, dpo, *_) = (study.jobs(seed=0) for study in studies)
-    shipped = shipped if shipped.name == "shipped" else None
-    assert run_key(shipped, common) == run_key(gdpo, common)
+    common, studies = load_studies(OPTIONS, ["b_losses", "a_base", "c_rewards"], False)
+    (shipped, *_), (gdpo, control, dpo, *_), (same, *_) = (s.jobs(seed=0) for s in studies)
+    assert shipped.study != same.study and run_key(shipped, common) == run_key(same, common)
     keys = {
         run_key(job, common)
         for job in (gdpo, control, dpo, gdpo.__class__(gdpo.study, gdpo.name, gdpo.row, 1, False))
@@ -136,6 +137,33 @@ def test_same_setting_is_one_run_and_another_base_another(monkeypatch):
     before = run_key(gdpo, common)
     monkeypatch.setattr("ablation_study.results.base_digest", lambda network: "other weights")
     assert run_key(gdpo, common) != before
+
+
+def test_shares_split_the_runs_and_keep_equal_ones_together(tmp_path: Path):
+    common, studies = load_studies(OPTIONS, [], False)
+    runner = Runner(common, Results(tmp_path))
+    shares = [planned(runner, studies, share_of(f"{k}/3")) for k in (1, 2, 3)]
+    keys = [{runner.key(job) for job in share} for share in shares]
+    assert not keys[0] & keys[1] and not keys[0] & keys[2] and not keys[1] & keys[2]
+    assert sorted(map(len, keys))[0] > 40
+    together = planned(runner, studies, share_of("1/1"))
+    assert {job.label for share in shares for job in share} == {job.label for job in together}
+    assert [job.seed for job in together] == sorted(job.seed for job in together)
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "1/0", "-1/2"])
+def test_a_wrong_share_is_refused(text: str):
+    with pytest.raises(OptionError, match="write K/N"):
+        share_of(text)
+
+
+def test_tuning_photos_are_degraded_strongly_and_lightly(tmp_path: Path):
+    common, _ = load_studies(OPTIONS, [], True)
+    tuning = common.with_folders(tmp_path / "a", tmp_path / "b")
+    heavy, light = tuning.evaluation.sets.values()
+    assert heavy.dataroot_gt == light.dataroot_gt == str(tmp_path / "b")
+    assert (heavy.degradation.light_prob, light.degradation.light_prob) == (0, 1)
+    assert len(tuning.seeds) == 1 and len(common.seeds) == 3
 
 
 def test_mistakes_are_named(folder: Path):
