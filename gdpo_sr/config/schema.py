@@ -41,6 +41,9 @@ class ValOptions(OptionGroup):
     save_img: bool = Field(True, description="Save the validation pictures.")
     noise_seed: int = Field(0, ge=0, lt=2**31, description="Seed of the validation noise.")
     num_noises: int = Field(1, ge=1, le=64, description="Noises per photo, averaged in the table.")
+    color_fix: Literal["wavelet", "adain", "none"] = Field(
+        "wavelet", description="Colours of the LR photo for base and policy, as in inference."
+    )
 
 
 class LoggerOptions(OptionGroup):

@@ -83,6 +83,7 @@ class GDPOModel(BaseModel):
             set(self.rewards),
             o.val.noise_seed,
             o.val.num_noises,
+            o.val.color_fix,
         )
         trained = {name: p for name, p in unet.named_parameters() if p.requires_grad}
         self.in_chunks = self._build_in_chunks(list(trained.values()))

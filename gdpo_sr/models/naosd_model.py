@@ -118,6 +118,7 @@ class NAOSDModel(BaseModel):
             set(fitted),
             o.val.noise_seed,
             o.val.num_noises,
+            o.val.color_fix,
             nullcontext if self.adapters is None else self.adapters.disabled,
         )
 

@@ -14,6 +14,7 @@ from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
 from gdpo_sr.lora import adapters_disabled
 from gdpo_sr.metrics import Metric
 from gdpo_sr.models.comparison import Comparison, MetricComparison, mean
+from gdpo_sr.utils.color_fix import apply_color_fix
 
 Scores = dict[str, list[float]]
 Pictures = list[dict[str, torch.Tensor]]
@@ -30,6 +31,8 @@ class PairedValidation:
         rewarded: names of those that training looks at, as a reward or a loss.
         noise_seed, num_noises: the injected noise of picture i and repetition k depends on
             (noise_seed, i, k) alone.
+        color_fix: method that gives restorations the colours of their LR picture, as inference does
+            (`gdpo_sr.utils.color_fix`).
         base: inside this context the generator is its base; None: its adapters are switched off.
             Used once, at the first run or in `remember_base`.
     """
@@ -42,6 +45,7 @@ class PairedValidation:
         rewarded: set[str],
         noise_seed: int = 0,
         num_noises: int = 1,
+        color_fix: str = "wavelet",
         base: Callable[[], AbstractContextManager[None]] | None = None,
     ) -> None:
         self.generator = generator
@@ -50,6 +54,7 @@ class PairedValidation:
         self.rewarded = rewarded
         self.noise_seed = noise_seed
         self.num_noises = num_noises
+        self.color_fix = color_fix
         self._base_context = base or (lambda: adapters_disabled(generator.unet))
         self._base: tuple[Scores, list[torch.Tensor]] | None = None
 
@@ -107,4 +112,5 @@ class PairedValidation:
         ]
         prompts = self.generator.prompts_of([pair["caption"]] if "caption" in pair else None, 1)
         group = generate_group(self.generator, enlarged, torch.stack(noise, 1), prompts, chunk=1)
-        return group[0] / 2 + 0.5
+        pictures = apply_color_fix(self.color_fix, group[0], enlarged.expand_as(group[0]))
+        return (pictures / 2 + 0.5).clamp(0, 1)

@@ -27,6 +27,9 @@ class Evaluation(OptionGroup):
     metrics: dict[str, MetricOptions] = Field(description="Metrics by their name in the tables.")
     noise_seed: int = Field(1000, ge=0, description="Seed of the noise, the same for all runs.")
     num_noises: int = Field(1, ge=1, description="Noises per photo, averaged.")
+    color_fix: Literal["wavelet", "adain", "none"] = Field(
+        "wavelet", description="Colours of the LR photo for all, as in inference."
+    )
     sets: dict[str, ValDataOptions] = Field(description="Photos by their name in the tables.")
     crop: int = Field(256, ge=64, description="Side of the centre crops of more sets (--pairs).")
 

@@ -141,7 +141,7 @@ class Runner:
         e = self.common.evaluation
         metrics = self._all_metrics()
         validation = PairedValidation(
-            generator, pairs, metrics, set(), e.noise_seed, e.num_noises, nullcontext
+            generator, pairs, metrics, set(), e.noise_seed, e.num_noises, e.color_fix, nullcontext
         )
         scores, pictures = validation.remember_base()
         probes = [probe(picture, generator.pixels_per_latent) for picture in pictures]
