@@ -161,7 +161,7 @@ class TrainOptions(RunOptions):
         if self.cell_size is not None and self.loss.type != "gdpo":
             yield (
                 f"cell_size = {self.cell_size} needs loss.type = gdpo, not {self.loss.type}: "
-                "change one"
+                "set cell_size to null"
             )
         if self.cell_size is not None and self.spatial:
             yield f"cell_size = {self.cell_size} and spatial = true exclude each other: drop one"

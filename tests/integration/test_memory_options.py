@@ -201,10 +201,11 @@ def outputs(unet: nn.Module, vae: nn.Module) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("option", ["gradient_checkpointing", "channels_last", "vae_slicing"])
 def test_networks_compute_the_same(sd_base: Path, option: str):
+    """Up to rounding: one processor differs by 1e-5 of the largest value, another by 2e-5."""
     expected = outputs(*networks(sd_base))
     found = outputs(*networks(sd_base, **{option: True}))
     for mine, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5 * float(other.abs().max()))
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=3e-5 * float(other.abs().max()))
 
 
 def test_checkpointing_keeps_less(sd_base: Path):
