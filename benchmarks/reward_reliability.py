@@ -1,13 +1,13 @@
 """How well a metric ranks the candidates of a group: the same ranks after a change nobody sees?
 
-python benchmarks/reward_reliability.py                       # PSNR-Y, PIQE and NIQE, crops of 96 px
-python benchmarks/reward_reliability.py --size 192 --groups 12 --metrics psnr_y piqe ssim
+    python benchmarks/reward_reliability.py                     # PSNR-Y, PIQE, NIQE; crops of 96 px
+    python benchmarks/reward_reliability.py --size 192 --groups 12 --metrics psnr_y piqe ssim
 
 A reward can teach only what its ranking inside a group says about the candidates. Each candidate of
-the embedded base is scored as it is and again after noise of one grey level, or with the group and its
-HR picture shifted by one pixel (wrapped around). The figure is the mean correlation of a group's
-scores before and after: 1, the metric sees the candidates; 0, it draws lots. `tied`: groups whose
-scores are all equal.
+the embedded base is scored as it is and again after noise of one grey level, or with the group and
+its HR picture shifted by one pixel (wrapped around). The figure is the mean correlation of a
+group's scores before and after: 1, the metric sees the candidates; 0, it draws lots. `tied`: share
+of groups whose scores are all equal.
 """
 
 from __future__ import annotations
