@@ -60,6 +60,14 @@ def _section(study: Study, scores: Scores, plot: str | None) -> str:
     lines = [f"## {study.title}", "", study.question, ""]
     lines += [f"`python scripts/ablations.py --only {study.name}`", ""]
     lines += _table(study, scores)
+    if study.by_set:
+        for name in scores.base["scores"]:
+            lines += [
+                "",
+                f"Photos `{name}` alone:",
+                "",
+                *_table(study, Scores(scores.runner, name)),
+            ]
     if plot:
         lines += ["", f"![{study.title}]({plot})"]
     return "\n".join(lines)

@@ -132,6 +132,7 @@ class Study(OptionGroup):
     question: str = Field(description="What the study asks.")
     rows: dict[str, Row] = Field(min_length=1, description="Settings by name.")
     claims: list[Claim] = Field(default_factory=list, description="Claims that it decides.")
+    by_set: bool = Field(False, description="A table for each set of photos beside that for all.")
     controls: bool = Field(True, description="Each row beside its control; false only for tuning.")
     name: str = Field("", description="The file's name; not written in the file.")
 

@@ -35,10 +35,12 @@ class Scores:
 
     Args:
         runner: knows where results are.
+        photos: name of the only set to look at; None: all photos of all sets.
     """
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Runner, photos: str | None = None) -> None:
         self.runner = runner
+        self.photos = photos
         self.base = runner.base_result()
         self._cells: dict[tuple[str, str, str], Cell | None] = {}
 
@@ -58,7 +60,8 @@ class Scores:
         result = self.runner.result(job)
         if result is None:
             return None
-        return np.array([v for scores in result["scores"].values() for v in scores[metric]], float)
+        sets = result["scores"] if self.photos is None else {"": result["scores"][self.photos]}
+        return np.array([v for scores in sets.values() for v in scores[metric]], float)
 
     def runs(self, study: Study, name: str, metric: str) -> dict[int, tuple[np.ndarray, ...]]:
         """Scores (N,) of a row, and of its control if it trains, by complete seed."""

@@ -28,10 +28,12 @@ evaluation:
   metrics: {psnr_y: {metric: psnr_y}, piqe: {metric: piqe}}
   sets: {photos: {dataroot_gt: datasets/example/val}}
 tried: "Three learning rates."
+findings: "PSNR rises."
 """
 STUDY = """
 title: Losses
 question: Which one?
+by_set: true
 rows:
   gdpo: {}
   dpo: {force: ["train:cell_size=null", "train:loss={type: diffusion_dpo}"]}
@@ -220,6 +222,8 @@ def test_document_says_what_was_measured(folder: Path, tmp_path: Path):
     claims = [line for line in text.splitlines() if line.startswith("| GDPO beats")]
     assert "holds, but the reward did not cause all of it (control)" in claims[0]
     assert "| holds: psnr_y **+0.3" in claims[1]
-    assert "Three learning rates." in text
+    assert "Three learning rates." in text and "PSNR rises." in text
+    pooled, alone = text.split("Photos `photos` alone:")[0:2]
+    assert "| gdpo | 2 | psnr_y R" in pooled and "| gdpo | 2 | psnr_y R" in alone
     assert (file.parent / "evidence_losses.png").is_file()
     assert all(runner.is_done(job) for job in studies[0].jobs(0))
