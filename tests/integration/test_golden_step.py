@@ -43,8 +43,10 @@ Arrays = dict[str, torch.Tensor]
 NETWORK = 1e-4
 """Largest absolute error through a network on the CPU."""
 INSIDE = 1e-3
-"""Of the logit, 2500 times a difference of two float32 means of size 1.5, on the recorded group; ours
-in float64, since in float32 one processor's rounding alone makes 3e-4 of it and another's 1.3e-3."""
+"""Of the logit, 2500 times a difference of two float32 means of size 1.5, on the recorded group.
+
+Ours is in float64: in float32 one processor's rounding alone makes 3e-4 of it, another's 1.3e-3.
+"""
 INSIDE_CHAINED = 3e-3
 """Of the logit on the group that our own code sampled, whose pixels differ by 2e-5."""
 
