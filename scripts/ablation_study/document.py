@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from pathlib import Path
@@ -134,15 +133,13 @@ def _listed(metrics: list[str], found: list[Difference]) -> str:
 
 
 def _costs(runner: Runner) -> str:
-    folder = runner.results.folder / "scores"
-    files = sorted(folder.glob("*.json"))
-    results = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    runs = {f.stem.rpartition("_")[0]: r for f, r in zip(files, results, strict=True)}
+    measured = runner.results.everything()
+    runs = {name.rpartition("_")[0]: result for name, result in measured.items()}
     training = sum(r["seconds_training"] for r in runs.values())
-    measuring = sum(r["seconds_measuring"] for r in results)
+    measuring = sum(r["seconds_measuring"] for r in measured.values())
     return f"""## Cost
 
-{len(runs)} trainings and bases: {training / 60:.0f} minutes; {len(results)} measurements:
+{len(runs)} trainings and bases: {training / 60:.0f} minutes; {len(measured)} measurements:
 {measuring / 60:.0f} minutes; one process on a machine with {os.cpu_count()} CPU cores
 ({platform.machine()}), which may have had other work to do."""
 

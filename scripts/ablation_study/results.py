@@ -12,10 +12,14 @@ from gdpo_sr.config.paths import write_text
 from gdpo_sr.config.schema import NetworkOptions
 from gdpo_sr.generators.load import base_folder
 
+ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = ROOT / "docs" / "evidence_scores"
+"""Measurements that came with the repository."""
+
 
 def digest(value: Any) -> str:
-    """Short name of plain values."""
-    text = json.dumps(value, sort_keys=True, default=str)
+    """Short name of plain values, the same wherever the repository lies."""
+    text = json.dumps(value, sort_keys=True, default=str).replace(f"{ROOT}/", "")
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -49,10 +53,15 @@ def evaluation_key(common: Common, t_add: int | None) -> str:
 
 
 class Results:
-    """Measurements by run and evaluation, below one folder."""
+    """Measurements by run and evaluation, below one folder.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Args:
+        folder: where new ones are written.
+        shipped: where those are looked for that are not in `folder`.
+    """
+
+    def __init__(self, folder: Path, shipped: Path = SHIPPED) -> None:
+        self.folder, self.shipped = folder, shipped
 
     def file(self, run: str, evaluation: str) -> Path:
         """Where a measurement is kept."""
@@ -60,8 +69,17 @@ class Results:
 
     def read(self, run: str, evaluation: str) -> dict[str, Any] | None:
         """A measurement, or None if there is none yet."""
-        file = self.file(run, evaluation)
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        own = self.file(run, evaluation)
+        for file in (own, self.shipped / own.name):
+            if file.is_file():
+                return json.loads(file.read_text(encoding="utf-8"))
+        return None
+
+    def everything(self) -> dict[str, Any]:
+        """All measurements by file name."""
+        folders = (self.shipped, self.folder / "scores")
+        found = [file for folder in folders for file in sorted(folder.glob("*.json"))]
+        return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in found}
 
     def write(self, run: str, evaluation: str, values: dict[str, Any]) -> None:
         """Keep a measurement."""

@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 from ablation_study.document import write_document  # noqa: E402
 from ablation_study.plan import Job, load_studies  # noqa: E402
-from ablation_study.results import Results, evaluation_key, run_key  # noqa: E402
+from ablation_study.results import Results, digest, evaluation_key, run_key  # noqa: E402
 from ablation_study.runner import Runner  # noqa: E402
 from ablation_study.statistics import Difference, paired_difference, verdict  # noqa: E402
 from ablations import planned, share_of  # noqa: E402
@@ -143,7 +143,7 @@ def test_same_setting_is_one_run_and_another_base_another(monkeypatch):
 
 def test_shares_split_the_runs_and_keep_equal_ones_together(tmp_path: Path):
     common, studies = load_studies(OPTIONS, [], False)
-    runner = Runner(common, Results(tmp_path))
+    runner = Runner(common, Results(tmp_path, tmp_path / "none"))
     shares = [planned(runner, studies, share_of(f"{k}/3")) for k in (1, 2, 3)]
     keys = [{runner.key(job) for job in share} for share in shares]
     assert not keys[0] & keys[1] and not keys[0] & keys[2] and not keys[1] & keys[2]
@@ -166,6 +166,23 @@ def test_tuning_photos_are_degraded_strongly_and_lightly(tmp_path: Path):
     assert heavy.dataroot_gt == light.dataroot_gt == str(tmp_path / "b")
     assert (heavy.degradation.light_prob, light.degradation.light_prob) == (0, 1)
     assert len(tuning.seeds) == 1 and len(common.seeds) == 3
+
+
+def test_shipped_measurements_count_and_new_ones_go_before(tmp_path: Path):
+    shipped = Results(tmp_path / "old")
+    shipped.write("run", "photos", {"label": "shipped"})
+    results = Results(tmp_path / "new", tmp_path / "old" / "scores")
+    assert results.read("run", "photos") == {"label": "shipped"}
+    assert results.read("run", "others") is None
+    results.write("run", "photos", {"label": "own"})
+    assert results.read("run", "photos") == {"label": "own"}
+    assert results.everything() == {"run_photos": {"label": "own"}}
+
+
+def test_names_do_not_depend_on_where_the_repository_lies(monkeypatch):
+    here = digest({"dataroot_gt": str(ROOT / "datasets" / "example")})
+    monkeypatch.setattr("ablation_study.results.ROOT", Path("/elsewhere"))
+    assert digest({"dataroot_gt": "/elsewhere/datasets/example"}) == here
 
 
 def test_mistakes_are_named(folder: Path):
@@ -201,7 +218,7 @@ def measure(runner: Runner, job: Job, psnr: float, piqe: float) -> None:
 def test_document_says_what_was_measured(folder: Path, tmp_path: Path):
     """GDPO gains PSNR that its control does not; PIQE falls as far under the control."""
     common, studies = load_studies(folder, [], False)
-    runner = Runner(common, Results(tmp_path / "results"))
+    runner = Runner(common, Results(tmp_path / "results", tmp_path / "none"))
     file = tmp_path / "docs" / "evidence.md"
     write_document(file, runner, studies)
     assert "Nothing has been measured yet" in file.read_text()
