@@ -89,6 +89,9 @@ def overrides(
     }
     if name not in STAGES:
         values["train:group_size"] = 3
+        values["train:cell_size"] = values["train:reward:fixed_perception_weight"] = "null"
+        values["train:loss"] = "{type: gdpo, omega: 20}"
+        values["train:optim_g:lr"] = 2e-4
         values["train:reward:perception"] = "{gmsd: {metric: gmsd, random_flip: true}}"
         values["val:metrics"] = "{ssim: {metric: ssim}}"
     values.update({key.replace("__", ":"): value for key, value in changes.items()})
