@@ -43,10 +43,12 @@ class Rollout:
         plain: (B, G, c, h, w), what the reference predicted for the states; None if the policy
             sampled.
         scores: (B, G) by reward name, higher is better.
-        values: what a candidate's rewards add up to, (B, G); with regions: smooth, textured.
+        values: what a candidate's rewards add up to, (B, G); with regions: smooth, textured; with
+            cells (B * cells, G).
         actions: of a Gaussian policy, else None.
         share: textured share of every latent element (B, h, w), with regions.
-        advantages: (B, G), or (B, G, h, w) with regions; from `set_advantages`.
+        in_cells: whether scores and values are those of cells.
+        advantages: (B, G), or (B, G, h, w) with regions or cells; from `set_advantages`.
         mean_spread: mean std of `values[0]` in all groups of the update; from `set_advantages`.
         seconds: spent, by part.
     """
@@ -61,6 +63,7 @@ class Rollout:
     values: list[torch.Tensor] = field(default_factory=list)
     actions: Actions | None = None
     share: torch.Tensor | None = None
+    in_cells: bool = False
     advantages: torch.Tensor | None = None
     mean_spread: torch.Tensor | None = None
     seconds: dict[str, float] = field(default_factory=dict)
@@ -154,6 +157,7 @@ def _score(
         else:
             rollout.scores = score_cells(rewards, rollout.images, hr, train.cell_size)
             hr = split_cells(hr, train.cell_size)
+            rollout.in_cells = True
         fixed = train.reward.fixed_perception_weight
         texture = content_weights(hr, x.patch_size, x.threshold, x.grey, fixed)
         rollout.values = [reward_values(rollout.scores, rewards, texture, kind)]
@@ -204,7 +208,7 @@ def set_advantages(
             for values, batch in zip(rollout.values, batches, strict=True)
         ]
         rollout.advantages = found[0]
-        if len(found[0]) > len(rollout.images):
+        if rollout.in_cells:
             size = rollout.latents.shape[-2:]
             rollout.advantages = cell_advantages(found[0], size, len(rollout.images))
         if rollout.share is not None:

@@ -57,7 +57,9 @@ def score_cells(
     return {name: scores[name] for name in rewards}
 
 
-def cell_advantages(advantages: torch.Tensor, latent_size: tuple[int, int], batch: int):
+def cell_advantages(
+    advantages: torch.Tensor, latent_size: tuple[int, int], batch: int
+) -> torch.Tensor:
     """Advantages of cells as maps over the latent elements of their pictures.
 
     Args:

@@ -28,6 +28,7 @@ OPENINGS = {
     "spatial": {"train__spatial": "true"},
     "spatial, candidate": {"train__spatial": "true", "train__update_input": "candidate"},
     "cells": {"train__cell_size": 16},
+    "one cell": {"train__cell_size": 64},
     "cells, candidate": {"train__cell_size": 32, "train__update_input": "candidate"},
     "policy samples": {"train__sampler": "policy", "train__lora__dropout": 0.1},
     "t_add": {"train__diversity": "{source: t_add, t_add_range: [100, 300]}"},
