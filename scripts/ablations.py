@@ -85,7 +85,14 @@ def planned(runner: Runner, studies: list[Study], share: tuple[int, int]) -> lis
     """Jobs of a share, one seed of everything before the next; a training falls to one share,
     whatever the number of rows that it stands in.
     """
-    jobs = [job for seed in runner.common.seeds for s in studies for job in s.jobs(seed)]
+    seeds = {study.name: runner.common.seeds_of(study) for study in studies}
+    jobs = [
+        job
+        for seed in sorted({seed for own in seeds.values() for seed in own})
+        for study in studies
+        if seed in seeds[study.name]
+        for job in study.jobs(seed)
+    ]
     order = {key: index for index, key in enumerate(dict.fromkeys(map(runner.key, jobs)))}
     return [job for job in jobs if order[runner.key(job)] % share[1] == share[0]]
 

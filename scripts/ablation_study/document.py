@@ -43,7 +43,8 @@ def _head(runner: Runner, scores: Scores) -> str:
 Written by `python scripts/ablations.py` from its JSON results; do not edit it by hand.
 
 - Every run starts from `{Path(common.options).name}` with `{force}` and the changes that its row
-  names (`options/ablations/*.yml`); seeds {", ".join(map(str, common.seeds))}.
+  names (`options/ablations/*.yml`); seeds {", ".join(map(str, common.seeds))} unless a study
+  names others.
 - Photos that no run trained on: {photos}. The same noise for all
   (seed {common.evaluation.noise_seed}, {common.evaluation.num_noises} a photo).
 - **Gain** is against the base, **net** against the row's control: the same run with the advantages

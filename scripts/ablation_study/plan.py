@@ -45,6 +45,10 @@ class Common(OptionGroup):
     tried: str = Field("", description="What was tried in tuning, for the document.")
     findings: str = Field("", description="What the tables say in plain words, for the document.")
 
+    def seeds_of(self, study: Study) -> list[int]:
+        """The study's own seeds, if it names any."""
+        return study.seeds or self.seeds
+
     def with_sets(self, sets: dict[str, dict[str, Any]]) -> Common:
         """With more evaluation sets of paired photos."""
         more = {
@@ -134,6 +138,9 @@ class Study(OptionGroup):
     claims: list[Claim] = Field(default_factory=list, description="Claims that it decides.")
     by_set: bool = Field(False, description="A table for each set of photos beside that for all.")
     controls: bool = Field(True, description="Each row beside its control; false only for tuning.")
+    seeds: list[int] = Field(
+        default_factory=list, description="Seeds of every row; empty: those of common.yml."
+    )
     name: str = Field("", description="The file's name; not written in the file.")
 
     def jobs(self, seed: int) -> list[Job]:

@@ -65,9 +65,9 @@ class Scores:
 
     def runs(self, study: Study, name: str, metric: str) -> dict[int, tuple[np.ndarray, ...]]:
         """Scores (N,) of a row, and of its control if it trains, by complete seed."""
-        row = study.rows[name]
+        row, seeds = study.rows[name], self.runner.common.seeds_of(study)
         found = {}
-        for seed in self.runner.common.seeds if row.train else self.runner.common.seeds[:1]:
+        for seed in seeds if row.train else seeds[:1]:
             job = Job(study.name, name, row, seed, False)
             jobs = (job, job.as_control()) if row.train and study.controls else (job,)
             scores = tuple(self._of(j, metric) for j in jobs)
@@ -110,7 +110,7 @@ class Scores:
     def rewarded(self, study: Study, name: str) -> list[str]:
         """Metrics that a row was rewarded for, among those that are measured."""
         row = study.rows[name]
-        job = Job(study.name, name, row, self.runner.common.seeds[0], False)
+        job = Job(study.name, name, row, self.runner.common.seeds_of(study)[0], False)
         result = self.runner.result(job)
         measured = self.runner.common.evaluation.metrics
         return [m for m in (result["rewarded"] if result else []) if m in measured]

@@ -153,6 +153,14 @@ def test_shares_split_the_runs_and_keep_equal_ones_together(tmp_path: Path):
     assert [job.seed for job in together] == sorted(job.seed for job in together)
 
 
+def test_a_study_may_have_seeds_of_its_own(folder: Path, tmp_path: Path):
+    (folder / "more.yml").write_text(STUDY + "seeds: [1, 5]\n")
+    common, studies = load_studies(folder, [], False)
+    jobs = planned(Runner(common, Results(tmp_path)), studies, (0, 1))
+    found = {name: {job.seed for job in jobs if job.study == name} for name in ("losses", "more")}
+    assert found == {"losses": {0, 1}, "more": {1, 5}}
+
+
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "1/0", "-1/2"])
 def test_a_wrong_share_is_refused(text: str):
     with pytest.raises(OptionError, match="write K/N"):
