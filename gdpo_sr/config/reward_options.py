@@ -89,6 +89,11 @@ class RewardSetOptions(OptionGroup):
         le=1,
         description="Weight of perception for every image; null: the image's textured share.",
     )
+    color_fix: Literal["wavelet", "adain", "none"] = Field(
+        "none",
+        description="Rewards see the candidates with the colours of their LR picture, as inference "
+        "gives them out; none: as they are decoded.",
+    )
 
     @model_validator(mode="after")
     def _something_is_rewarded(self) -> RewardSetOptions:

@@ -111,7 +111,7 @@ class TrainOptions(RunOptions):
     )
     cell_size: int | None = Field(
         None,
-        ge=16,
+        ge=8,
         multiple_of=8,
         description="Compare candidates inside square cells of so many pixels, each with its own "
         "texture, and weigh every latent element's error by the advantage of its cell (loss gdpo); "
@@ -165,6 +165,16 @@ class TrainOptions(RunOptions):
             )
         if self.cell_size is not None and self.spatial:
             yield f"cell_size = {self.cell_size} and spatial = true exclude each other: drop one"
+        yield from self._texture_problems()
+
+    def _texture_problems(self) -> Iterator[str]:
+        patch, fixed = self.reward.texture.patch_size, self.reward.fixed_perception_weight
+        if self.cell_size is not None and self.cell_size < patch and fixed is None:
+            yield (
+                f"cell_size = {self.cell_size} is smaller than reward.texture.patch_size = "
+                f"{patch}, so a cell's texture cannot be measured: enlarge the cells, or give "
+                "reward.fixed_perception_weight"
+            )
         if self.spatial and self.reward.fixed_perception_weight is not None:
             yield (
                 "spatial = true weighs by region, so reward.fixed_perception_weight = "

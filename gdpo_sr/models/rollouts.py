@@ -15,6 +15,7 @@ from gdpo_sr.candidates import (
     GroupNoise,
     Sampler,
     draw_group_noise,
+    enlarge_lr,
     sample_actions,
     sample_group,
 )
@@ -28,6 +29,7 @@ from gdpo_sr.rewards.content_weights import texture_map
 from gdpo_sr.rewards.regions import advantage_map, latent_texture, score_regions
 from gdpo_sr.rewards.score import score_candidates
 from gdpo_sr.types import SRBatch
+from gdpo_sr.utils.color_fix import apply_color_fix
 
 
 @dataclass
@@ -151,11 +153,12 @@ def _score(
     train: TrainOptions,
 ) -> None:
     hr, x, kind = rollout.batch.hr, train.reward.texture, train.advantage.type
+    images = _as_given_out(rollout, train.reward.color_fix)
     if not train.spatial:
         if train.cell_size is None:
-            rollout.scores = score_candidates(rewards, rollout.images, hr)
+            rollout.scores = score_candidates(rewards, images, hr)
         else:
-            rollout.scores = score_cells(rewards, rollout.images, hr, train.cell_size)
+            rollout.scores = score_cells(rewards, images, hr, train.cell_size)
             hr = split_cells(hr, train.cell_size)
             rollout.in_cells = True
         fixed = train.reward.fixed_perception_weight
@@ -163,11 +166,23 @@ def _score(
         rollout.values = [reward_values(rollout.scores, rewards, texture, kind)]
         return
     texture = texture_map(hr, x.patch_size, x.threshold, x.grey)
-    rollout.scores = score_regions(rewards, rollout.images, hr, texture)
+    rollout.scores = score_regions(rewards, images, hr, texture)
     rollout.values = [
         _region_values(part, rollout, rewards, kind) for part in ("fidelity", "perception")
     ]
     rollout.share = latent_texture(texture, generator.latent_shape(hr)[2:])
+
+
+def _as_given_out(rollout: Rollout, color_fix: str) -> torch.Tensor:
+    """Candidates (B, G, 3, H, W) in [0, 1] with the colours of their LR picture, as inference
+    writes them.
+    """
+    if color_fix == "none":
+        return rollout.images
+    batch, size = rollout.batch, rollout.images.shape[1]
+    colours = (enlarge_lr(batch.lr, batch.hr) / 2 + 0.5).repeat_interleave(size, 0)
+    fixed = apply_color_fix(color_fix, rollout.images.flatten(0, 1), colours)
+    return fixed.clamp(0, 1).unflatten(0, (-1, size))
 
 
 def _region_values(

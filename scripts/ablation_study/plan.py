@@ -39,6 +39,9 @@ class Common(OptionGroup):
 
     options: str = Field(description="Options file that every run starts from.")
     force: list[str] = Field(default_factory=list, description="Changes, as --force_yml.")
+    settings: dict[str, list[str]] = Field(
+        default_factory=dict, description="Further changes by a name that studies refer to."
+    )
     seeds: list[int] = Field([0, 1, 2], min_length=1, description="Seeds of every row.")
     evaluation: Evaluation = Field(description="How runs are measured.")
     held_out_every: int = Field(5, ge=2, description="--tune holds out every so many photos.")
@@ -104,6 +107,7 @@ class Job:
     row: Row
     seed: int
     control: bool
+    setting: str | None = None
 
     @property
     def label(self) -> str:
@@ -112,7 +116,8 @@ class Job:
 
     def force(self, common: Common) -> list[str]:
         """All changes of the options file, in the order in which they apply."""
-        own = [*common.force, *self.row.force, f"manual_seed={self.seed}"]
+        setting = common.settings[self.setting] if self.setting is not None else []
+        own = [*common.force, *setting, *self.row.force, f"manual_seed={self.seed}"]
         return [*own, CONTROL] if self.control else own
 
     def options(self, common: Common) -> GDPOOptions:
@@ -141,16 +146,23 @@ class Study(OptionGroup):
     seeds: list[int] = Field(
         default_factory=list, description="Seeds of every row; empty: those of common.yml."
     )
+    setting: str | None = Field(
+        None, description="One of common.yml's settings, which the rows change further."
+    )
     name: str = Field("", description="The file's name; not written in the file.")
 
     def jobs(self, seed: int) -> list[Job]:
         """Every row with one seed, each followed by its control."""
         found = []
         for name, row in self.rows.items():
-            found.append(Job(self.name, name, row, seed, False))
+            found.append(self.job(name, seed))
             if row.train and self.controls:
-                found.append(Job(self.name, name, row, seed, True))
+                found.append(self.job(name, seed).as_control())
         return found
+
+    def job(self, name: str, seed: int) -> Job:
+        """The run of one row and seed."""
+        return Job(self.name, name, self.rows[name], seed, False, self.setting)
 
 
 def load_studies(folder: Path, only: list[str], tune: bool) -> tuple[Common, list[Study]]:
@@ -172,6 +184,11 @@ def load_studies(folder: Path, only: list[str], tune: bool) -> tuple[Common, lis
         raise OptionError(f"no study {', '.join(sorted(missing))} in {folder}: known: {known}")
     for study in studies:
         _check_claims(study, folder)
+        if study.setting is not None and study.setting not in common.settings:
+            raise OptionError(
+                f"{folder / study.name}.yml: setting '{study.setting}' is not in common.yml, "
+                f"known: {', '.join(common.settings) or 'none'}"
+            )
     return common, studies
 
 

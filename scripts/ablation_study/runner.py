@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,13 +98,8 @@ class Runner:
     def _options(self, job: Job) -> GDPOOptions:
         quiet = [*QUIET, f"name={self.key(job)}", "logger:show_progress=false"]
         quiet.append(f"path:experiments_root={self.results.folder / 'runs'}")
-        return Job(
-            job.study,
-            job.name,
-            job.row.model_copy(update={"force": (*job.row.force, *quiet)}),
-            job.seed,
-            job.control,
-        ).options(self.common)
+        row = job.row.model_copy(update={"force": (*job.row.force, *quiet)})
+        return replace(job, row=row).options(self.common)
 
     def _measure(self, job: Job, seconds: float) -> None:
         start = time.monotonic()

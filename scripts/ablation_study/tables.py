@@ -68,7 +68,7 @@ class Scores:
         row, seeds = study.rows[name], self.runner.common.seeds_of(study)
         found = {}
         for seed in seeds if row.train else seeds[:1]:
-            job = Job(study.name, name, row, seed, False)
+            job = study.job(name, seed)
             jobs = (job, job.as_control()) if row.train and study.controls else (job,)
             scores = tuple(self._of(j, metric) for j in jobs)
             if all(s is not None for s in scores):
@@ -110,7 +110,7 @@ class Scores:
     def rewarded(self, study: Study, name: str) -> list[str]:
         """Metrics that a row was rewarded for, among those that are measured."""
         row = study.rows[name]
-        job = Job(study.name, name, row, self.runner.common.seeds_of(study)[0], False)
+        job = study.job(name, self.runner.common.seeds_of(study)[0])
         result = self.runner.result(job)
         measured = self.runner.common.evaluation.metrics
         return [m for m in (result["rewarded"] if result else []) if m in measured]

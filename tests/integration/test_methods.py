@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from gdpo_sr.candidates import enlarge_lr
 from gdpo_sr.losses.group_losses import LOSSES
 from gdpo_sr.models import GDPOModel
 from gdpo_sr.models.rollouts import Rollout
 from gdpo_sr.prediction_errors import draw_update_noise
 from gdpo_sr.types import SRBatch
+from gdpo_sr.utils.color_fix import apply_color_fix
 from tests.integration.test_training import build, trained
 
 
@@ -28,8 +30,10 @@ OPENINGS = {
     "spatial": {"train__spatial": "true"},
     "spatial, candidate": {"train__spatial": "true", "train__update_input": "candidate"},
     "cells": {"train__cell_size": 16},
+    "cells of 8 px": {"train__cell_size": 8, "train__reward__fixed_perception_weight": 0.3},
     "one cell": {"train__cell_size": 64},
     "cells, candidate": {"train__cell_size": 32, "train__update_input": "candidate"},
+    "colours": {"train__reward__color_fix": "wavelet", "train__cell_size": 32},
     "policy samples": {"train__sampler": "policy", "train__lora__dropout": 0.1},
     "t_add": {"train__diversity": "{source: t_add, t_add_range: [100, 300]}"},
     "automatic omega": {"train__loss": "{type: gdpo, omega: auto}"},
@@ -90,6 +94,22 @@ def test_decoupled_statistics_span_the_accumulation_steps(base: Path, tmp_path: 
     assert float(everything.std()) == pytest.approx(1, abs=1e-3)
     spreads = [float(r.advantages.std()) for r in rollouts]
     assert max(abs(s - 1) for s in spreads) > 1e-3, "each group alone would have spread 1"
+
+
+@pytest.mark.parametrize("fix", ["wavelet", "adain"])
+def test_rewards_see_what_inference_gives_out(base: Path, tmp_path: Path, fix: str):
+    """Scores are those of candidates with their LR picture's colours; the candidates stay."""
+    plain, fixed = (
+        build(base, tmp_path / name, train__reward__color_fix=name) for name in ("none", fix)
+    )
+    [own], [other] = (m.prepare_update(batches(m, 1)) for m in (plain, fixed))
+    assert torch.equal(own.images, other.images)
+    colours = enlarge_lr(own.batch.lr, own.batch.hr) / 2 + 0.5
+    images = own.images.flatten(0, 1)
+    given_out = apply_color_fix(fix, images, colours.expand_as(images)).clamp(0, 1)
+    expected = fixed.rewards["psnr_y"](given_out[None], own.batch.hr)
+    torch.testing.assert_close(other.scores["psnr_y"], expected)
+    assert not torch.allclose(own.scores["psnr_y"], expected, atol=1e-3)
 
 
 def test_control_permutes_regions_together(base: Path, tmp_path: Path):

@@ -247,6 +247,10 @@ def test_user_modules_are_found_beside_the_options_file(minimal, monkeypatch, tm
         (["train:spatial=true", "train:loss={type: sft_best}"], "spatial = true needs loss.type"),
         (["train:cell_size=32", "train:loss={type: grpo}"], "cell_size = 32 needs loss.type = gdp"),
         (["train:cell_size=32", "train:spatial=true"], "cell_size = 32 and spatial = true exclude"),
+        (
+            ["train:cell_size=8", "train:reward:fixed_perception_weight=null"],
+            "cell_size = 8 is smaller than reward.texture.patch_size = 10",
+        ),
         (["train:cell_size=48"], "train.cell_size = 48 must divide datasets.train.gt_size ="),
         (
             ["train:spatial=true", "train:reward:fixed_perception_weight=0.5"],
