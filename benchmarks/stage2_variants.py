@@ -37,6 +37,7 @@ PAPER = (
     "train:target=noise",
     "train:cell_size=null",
     "train:reward:fixed_perception_weight=null",
+    "train:reward:color_fix=none",
     "train:loss={type: gdpo, omega: 50}",
     "val:metrics={gmsd: {metric: gmsd}}",
     "datasets:val:max_images=1",

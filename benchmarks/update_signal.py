@@ -3,13 +3,13 @@
     python -m benchmarks.update_signal                          # a minute a row on one core
     python -m benchmarks.update_signal --updates 80 --only "lr, 8 px"
 
-At the base, where the policy starts, the gradient of the mean PSNR-Y of restorations is computed
-by backpropagation through the decoder, from photos of its own: what an update should follow. Each
-row draws the loss gradients of a number of updates, scales every weight's as AdamW does (by its
-root mean square over the updates) and projects them on that gradient. *Signal* is the mean of the
-projections divided by their standard deviation: after n updates the way to a higher PSNR is n times
-the mean, the stray way only sqrt(n) times the deviation. With permuted advantages it is 0. `t` is
-signal x sqrt(updates): below 2 it may be 0.
+At the base, where the policy starts, the gradient of the mean PSNR-Y of restorations, after
+inference's colour fix, is computed by backpropagation, from photos of its own: what an update
+should follow. Each row draws the loss gradients of a number of updates, scales every weight's as
+AdamW does (by its root mean square over the updates) and projects them on that gradient. *Signal*
+is the mean of the projections divided by their standard deviation: after n updates the way to a
+higher PSNR is n times the mean, the stray way only sqrt(n) times the deviation. With permuted
+advantages it is 0. `t` is signal x sqrt(updates): below 2 it may be 0.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from gdpo_sr.config.load import load_options
 from gdpo_sr.config.paths import ExperimentPaths
 from gdpo_sr.models import GDPOModel
 from gdpo_sr.types import SRBatch
+from gdpo_sr.utils.color_fix import apply_color_fix
 
 LR = ("train:reward:fixed_perception_weight=0",)
 CANDIDATE = (*LR, "train:update_input=candidate", "train:cell_size=null")
@@ -38,6 +39,11 @@ ROWS = {
     "lr, 8 px, perception 0.3": (
         "train:reward:fixed_perception_weight=0.3",
         "train:cell_size=8",
+    ),
+    "lr, 8 px, rewards before the colour fix": (
+        *LR,
+        "train:cell_size=8",
+        "train:reward:color_fix=none",
     ),
     "lr, 8 px, permuted": (*LR, "train:cell_size=8", "train:control=permuted_advantages"),
 }
@@ -102,7 +108,9 @@ def psnr_y(model: GDPOModel, batch: SRBatch) -> torch.Tensor:
     latents = generator.encode(enlarge_lr(batch.lr, batch.hr))
     noise = torch.randn(latents.shape, generator=model.random["update"])
     restored = generator.restore_latents(latents, noise, generator.prompt_encoder(batch.prompts))
-    images = generator.decode_unclamped(restored).clamp(-1, 1) / 2 + 0.5
+    decoded = generator.decode_unclamped(restored).clamp(-1, 1) / 2 + 0.5
+    colours = enlarge_lr(batch.lr, batch.hr) / 2 + 0.5
+    images = apply_color_fix(model.options.val.color_fix, decoded, colours)
     luma = torch.tensor(LUMA).view(1, 3, 1, 1) / 255
     error = ((images - batch.hr) * luma).sum(1).square().mean((1, 2))
     return -10 * torch.log10(error).mean()

@@ -38,6 +38,10 @@ def _head(runner: Runner, scores: Scores) -> str:
     sets = {name: len(next(iter(v.values()))) for name, v in scores.base["scores"].items()}
     photos = ", ".join(f"{name} ({count})" for name, count in sets.items())
     force = " ".join(common.force)
+    settings = "".join(
+        f"\n- Setting `{name}`: `{'` `'.join(changes)}`."
+        for name, changes in common.settings.items()
+    )
     return f"""# Evidence
 
 Written by `python scripts/ablations.py` from its JSON results; do not edit it by hand.
@@ -45,6 +49,7 @@ Written by `python scripts/ablations.py` from its JSON results; do not edit it b
 - Every run starts from `{Path(common.options).name}` with `{force}` and the changes that its row
   names (`options/ablations/*.yml`); seeds {", ".join(map(str, common.seeds))} unless a study
   names others.
+- Studies that say so start from a further setting of `options/ablations/common.yml`.{settings}
 - Photos that no run trained on: {photos}. The same noise for all
   (seed {common.evaluation.noise_seed}, {common.evaluation.num_noises} a photo).
 - **Gain** is against the base, **net** against the row's control: the same run with the advantages
@@ -59,6 +64,8 @@ Written by `python scripts/ablations.py` from its JSON results; do not edit it b
 def _section(study: Study, scores: Scores, plot: str | None) -> str:
     lines = [f"## {study.title}", "", study.question, ""]
     lines += [f"`python scripts/ablations.py --only {study.name}`", ""]
+    if study.setting is not None:
+        lines += [f"Every row starts from the setting `{study.setting}`.", ""]
     lines += _table(study, scores)
     if study.by_set:
         for name in scores.base["scores"]:

@@ -109,7 +109,6 @@ class Scores:
 
     def rewarded(self, study: Study, name: str) -> list[str]:
         """Metrics that a row was rewarded for, among those that are measured."""
-        row = study.rows[name]
         job = study.job(name, self.runner.common.seeds_of(study)[0])
         result = self.runner.result(job)
         measured = self.runner.common.evaluation.metrics

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gdpo_sr.config.load import load_options
 from gdpo_sr.types import OptionError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,7 +105,7 @@ def test_verdicts(intervals: list[tuple[float, float]], text: str):
 @pytest.mark.parametrize("tune", [False, True])
 def test_every_row_of_every_study_is_a_valid_run(tune: bool):
     common, studies = load_studies(OPTIONS, [], tune)
-    assert len(studies) == (2 if tune else 9)
+    assert len(studies) == (2 if tune else 11)
     for study in studies:
         for job in study.jobs(seed=0):
             options = job.options(common)
@@ -151,6 +152,27 @@ def test_shares_split_the_runs_and_keep_equal_ones_together(tmp_path: Path):
     together = planned(runner, studies, share_of("1/1"))
     assert {job.label for share in shares for job in share} == {job.label for job in together}
     assert [job.seed for job in together] == sorted(job.seed for job in together)
+
+
+def test_the_main_job_of_study_i_is_the_shipped_file():
+    """All but its name and threads."""
+    common, [study] = load_studies(OPTIONS, ["i_main_job"], False)
+    found = study.job("main_job", 0).options(common)
+    shipped = load_options(ROOT / "options" / "gdpo_sr.yml", ["num_threads=1"])
+    assert found == shipped
+
+
+def test_a_setting_comes_before_the_rows_changes(folder: Path):
+    settings = "settings:\n  small: [train:total_iter=3, train:cell_size=null]\n"
+    (folder / "common.yml").write_text(COMMON + settings)
+    text = STUDY.replace("gdpo: {}", 'gdpo: {force: ["train:total_iter=5"]}')
+    (folder / "losses.yml").write_text(text + "setting: small\n")
+    common, [study] = load_studies(folder, [], False)
+    options = study.job("gdpo", 0).options(common)
+    assert (options.train.total_iter, options.train.cell_size) == (5, None)
+    (folder / "losses.yml").write_text(STUDY + "setting: large\n")
+    with pytest.raises(OptionError, match="setting 'large' is not in common.yml, known: small"):
+        load_studies(folder, [], False)
 
 
 def test_a_study_may_have_seeds_of_its_own(folder: Path, tmp_path: Path):
