@@ -78,7 +78,9 @@ class RewardSetOptions(OptionGroup):
         default_factory=dict, description="Metrics against the HR image, by a name for the logs."
     )
     perception: dict[str, RewardOptions] = Field(
-        default_factory=dict, description="Metrics without reference, by a name for the logs."
+        default_factory=dict,
+        description="Metrics of how a picture looks (the paper's have no reference), by a name for "
+        "the logs.",
     )
     texture: TextureOptions = Field(
         default_factory=TextureOptions, description="Measure of the textured share of the HR image."
