@@ -7,7 +7,7 @@ import argparse
 import pytest
 import torch
 
-from benchmarks import degradation, inference_latency, startup, texture_ratio
+from benchmarks import degradation, inference_latency, startup, texture_ratio, update_signal
 from benchmarks.turns import Times, in_turns, machine, summary
 
 
@@ -38,6 +38,18 @@ def test_degradation():
     (_, mean, _), (_, other, _) = rows.values()
     assert mean == pytest.approx(other, abs=0.1)
     assert len(degradation.table({2: rows}).splitlines()) == 4
+
+
+def test_update_signal(monkeypatch, capsys):
+    """Two updates of one row: the printed signal is that of its two projections."""
+    monkeypatch.setattr(update_signal, "SKIPPED", 1)
+    arguments = ["--updates", "2", "--wanted", "1", "--only", "lr, 8 px"]
+    monkeypatch.setattr("sys.argv", ["update_signal", *arguments])
+    update_signal.main()
+    *_, row = capsys.readouterr().out.splitlines()
+    name, signal, t = (cell.strip() for cell in row.strip("|").split("|"))
+    assert name == "lr, 8 px"
+    assert float(t) == pytest.approx(float(signal) * 2**0.5, abs=0.06)
 
 
 def test_inference_latency(base):
