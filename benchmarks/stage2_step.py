@@ -45,10 +45,8 @@ HEAD = (
     "variant", "first loss", "median ms", "fastest", "slowest", "times as fast", "kept MiB",
     "of naive", "peak MiB", "of naive",
 )  # fmt: skip
-TOLERANCE = {"no": 5e-4, "bf16": 1e-2, "fp16": 1e-2}
-"""Of the first loss, whose logit is 25 times a difference of two means. In half precision the naive
-step has slightly other candidates, since it samples in float32.
-"""
+TOLERANCE = {"no": 5e-4, "bf16": 5e-3, "fp16": 5e-3}
+"""Of the first loss, whose logit is 25 times a difference of two means."""
 
 
 def main() -> None:

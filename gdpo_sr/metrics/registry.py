@@ -23,8 +23,9 @@ OWN_NAMES: dict[str, tuple[str, dict[str, Any]]] = {
     "afine": ("afine_all_scale", {}),  # A-FINE's final score; pyiqa has no metric of the bare name
 }
 OF_SETS = ("fid", "sfid", "fid_dinov2", "inception_score")  # no score of one image
-# vif scores an image differently (by 3e-4) when others are in the batch; A-FINE takes one image.
-_ONE_BY_ONE = ("vif", "afine", "afine_nr", "afine_fr", "afine_all", "afine_all_scale")
+# vif scores an image differently (by 3e-4) when others are in the batch, gmsd in its last bit on
+# some processors; A-FINE takes one image.
+_ONE_BY_ONE = ("vif", "gmsd", "afine", "afine_nr", "afine_fr", "afine_all", "afine_all_scale")
 _TOLERANCE = 1e-3  # values this far outside [0, 1] are rounding and are clipped
 
 
