@@ -92,6 +92,7 @@ def overrides(
         values["train:cell_size"] = values["train:reward:fixed_perception_weight"] = "null"
         values["train:loss"] = "{type: gdpo, omega: 20}"
         values["train:optim_g:lr"] = 2e-4
+        values["train:reward:color_fix"] = "none"
         values["train:reward:perception"] = "{gmsd: {metric: gmsd, random_flip: true}}"
         values["val:metrics"] = "{ssim: {metric: ssim}}"
     values.update({key.replace("__", ":"): value for key, value in changes.items()})
