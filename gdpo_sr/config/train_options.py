@@ -114,8 +114,8 @@ class TrainOptions(RunOptions):
         ge=8,
         multiple_of=8,
         description="Compare candidates inside square cells of so many pixels, each with its own "
-        "texture, and weigh every latent element's error by the advantage of its cell (loss gdpo); "
-        "null: whole pictures (the paper).",
+        "texture, and weigh every latent element's error by the advantage of its cell (any loss "
+        "but multi_pair_dpo); null: whole pictures (the paper).",
     )
     loss: LossOptions = Field(default_factory=GDPOLossOptions, description="Loss of a group.")
     reward: RewardSetOptions = Field(description="Metrics that rank the candidates of a group.")
@@ -158,10 +158,10 @@ class TrainOptions(RunOptions):
     def _method_problems(self) -> Iterator[str]:
         if self.spatial and self.loss.type != "gdpo":
             yield f"spatial = true needs loss.type = gdpo, not {self.loss.type}: change one"
-        if self.cell_size is not None and self.loss.type != "gdpo":
+        if self.cell_size is not None and self.loss.type == "multi_pair_dpo":
             yield (
-                f"cell_size = {self.cell_size} needs loss.type = gdpo, not {self.loss.type}: "
-                "set cell_size to null"
+                f"cell_size = {self.cell_size} does not go with loss.type = multi_pair_dpo, whose "
+                "pairs are of whole pictures: set cell_size to null"
             )
         if self.cell_size is not None and self.spatial:
             yield f"cell_size = {self.cell_size} and spatial = true exclude each other: drop one"

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import torch
 
+from gdpo_sr.losses.elements import mean_over_elements
 from gdpo_sr.losses.preference import preference_loss
 from gdpo_sr.types import LossOutput
 
@@ -15,13 +16,14 @@ def pair_margin(
 ) -> torch.Tensor:
     """(l_w - lref_w) - (l_l - lref_l) of best and worst candidate, 0 for a group that ties; (B,).
 
-    Arguments as `diffusion_dpo_loss`.
+    Arguments are (B, G), or all of them (B, G, h, w): then every latent element has a best and a
+    worst candidate of its own, and the margin is the mean over the elements.
     """
     change = policy_error - reference_error
-    winner = advantages.argmax(-1, keepdim=True)
-    loser = advantages.argmin(-1, keepdim=True)
-    pair = (winner != loser).squeeze(-1)
-    return (change.gather(-1, winner) - change.gather(-1, loser)).squeeze(-1) * pair
+    winner = advantages.argmax(1, keepdim=True)
+    loser = advantages.argmin(1, keepdim=True)
+    gaps = (change.gather(1, winner) - change.gather(1, loser)) * (winner != loser)
+    return mean_over_elements(gaps.squeeze(1))
 
 
 def diffusion_dpo_loss(

@@ -53,7 +53,7 @@ class ActionSignal:
         actions, old_mean: (B, G, c, h, w), what the policy that sampled did and meant.
         mean: (B, G, c, h, w), what the policy means now, with a graph.
         reference_mean: (B, G, c, h, w), what the reference means, or None.
-        advantages: (B, G).
+        advantages: (B, G), or (B, G, h, w) per latent element.
     """
 
     actions: torch.Tensor

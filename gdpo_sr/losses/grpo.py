@@ -8,13 +8,17 @@ from gdpo_sr.types import LossOutput
 
 
 def log_ratio(
-    actions: torch.Tensor, old_mean: torch.Tensor, mean: torch.Tensor, sigma: float
+    actions: torch.Tensor,
+    old_mean: torch.Tensor,
+    mean: torch.Tensor,
+    sigma: float,
+    by_element: bool = False,
 ) -> torch.Tensor:
     """Mean over latent elements of log N(x; mean, sigma) - log N(x; old_mean, sigma); (B, G, c, h,
-    w) -> (B, G).
+    w) -> (B, G), or `by_element` (B, G, h, w), the mean over channels alone.
     """
     difference = (actions - old_mean).square() - (actions - mean).square()
-    return difference.mean(dim=(-3, -2, -1)) / (2 * sigma**2)
+    return difference.mean(dim=-3 if by_element else (-3, -2, -1)) / (2 * sigma**2)
 
 
 def grpo_loss(
@@ -35,7 +39,8 @@ def grpo_loss(
             the first gradient is zero.
         old_mean: output of the policy that sampled.
         mean: output of the policy that is trained, with a graph.
-        advantages: (B, G), clamped to +-advantage_clip.
+        advantages: (B, G), clamped to +-advantage_clip; or (B, G, h, w), then every latent element
+            is an action with a ratio of its own, which the Gaussian policy's independence allows.
         sigma: standard deviation of the policy, in latent units.
         clip: half-width of the trust region of the ratio r.
         kl_weight, reference_mean: weight of mean ||mean - reference_mean||^2 / (2 sigma^2), and its
@@ -44,7 +49,7 @@ def grpo_loss(
     Returns:
         scalar loss; logs: `ratio`, `clipped` (share), `kl`.
     """
-    ratio = log_ratio(actions, old_mean, mean, sigma).exp()
+    ratio = log_ratio(actions, old_mean, mean, sigma, advantages.ndim > 2).exp()
     a = advantages.clamp(-advantage_clip, advantage_clip)
     loss = torch.maximum(-a * ratio, -a * ratio.clamp(1 - clip, 1 + clip)).mean()
     logs = {

@@ -57,9 +57,10 @@ def error_update(generator, kind: str, spatial: bool) -> GroupUpdate:
     return GroupUpdate(generator, group.noisy, group.embeds, signal)
 
 
-def action_update(generator) -> GroupUpdate:
+def action_update(generator, spatial: bool = False) -> GroupUpdate:
     states, mean = draw((B, G, *LATENT), 1), draw((B, G, *LATENT), 2)
-    actions, advantages = mean + 0.5 * draw((B, G, *LATENT), 3), draw((B, G), 4)
+    shape = (B, G, *LATENT[1:]) if spatial else (B, G)
+    actions, advantages = mean + 0.5 * draw((B, G, *LATENT), 3), draw(shape, 4)
     embeds = group_embeds(generator, ["a", "b"], G)
 
     def signal(prediction, pictures=slice(None)):
@@ -115,8 +116,9 @@ def test_chunks_of_any_size(generator, chunk: int):
 
 
 @pytest.mark.parametrize("kind", ["noise", "lr"])
-def test_advantages_by_region(generator, kind: str):
-    check(generator, error_update(generator, kind, True), "gdpo", 2, strength=3.0)
+@pytest.mark.parametrize("name", ["gdpo", "diffusion_dpo", "reward_weighted", "sft_best"])
+def test_advantages_by_element(generator, name: str, kind: str):
+    check(generator, error_update(generator, kind, True), name, 2, strength=3.0)
 
 
 def test_automatic_strength_is_asked_once(generator):
@@ -128,8 +130,9 @@ def test_saturated_preferences(generator):
     check(generator, error_update(generator, "x0", False), "gdpo", 2, strength=1e5)
 
 
-def test_gaussian_policy(generator):
-    check(generator, action_update(generator), "grpo", 3, strength=1.0)
+@pytest.mark.parametrize("spatial", [False, True])
+def test_gaussian_policy(generator, spatial: bool):
+    check(generator, action_update(generator, spatial), "grpo", 3, strength=1.0)
 
 
 def test_one_forward_pass_where_a_margin_decides(generator, monkeypatch):

@@ -245,7 +245,10 @@ def test_user_modules_are_found_beside_the_options_file(minimal, monkeypatch, tm
         (["network_g:revision=abc"], "network_g: revision = 'abc': base mini has none"),
         (["val:metrics:psnr_y:metric=psnr"], "val.metrics.psnr_y is also a reward"),
         (["train:spatial=true", "train:loss={type: sft_best}"], "spatial = true needs loss.type"),
-        (["train:cell_size=32", "train:loss={type: grpo}"], "cell_size = 32 needs loss.type = gdp"),
+        (
+            ["train:cell_size=32", "train:loss={type: multi_pair_dpo}"],
+            "cell_size = 32 does not go with loss.type = multi_pair_dpo",
+        ),
         (["train:cell_size=32", "train:spatial=true"], "cell_size = 32 and spatial = true exclude"),
         (
             ["train:cell_size=8", "train:reward:fixed_perception_weight=null"],

@@ -180,6 +180,70 @@ def test_a_region_is_weighted_by_its_own_advantage_and_area():
     torch.testing.assert_close(whole, sum(halves) / 2)
 
 
+# Cells
+
+
+MARGIN_LOSSES = ["gdpo", "diffusion_dpo", "reward_weighted", "sft_best"]
+
+
+def element_signal(advantages: torch.Tensor) -> ErrorSignal:
+    """Errors per latent element, with advantages (2, 3, 4, 8)."""
+    errors, reference = draw(2, 3, 4, 8).square(), draw(2, 3, 4, 8, seed=1).square()
+    return ErrorSignal(errors, reference, advantages, draw(2, 3, seed=2), torch.tensor(1.0))
+
+
+def part_of(whole: ErrorSignal, columns: slice) -> ErrorSignal:
+    """Columns whose elements all have one advantage, as a picture of their own."""
+    errors = [e[..., columns].mean((2, 3)) for e in (whole.policy, whole.reference)]
+    return ErrorSignal(*errors, whole.advantages[..., 0, columns][..., 0], whole.values, None)
+
+
+@pytest.mark.parametrize("name", MARGIN_LOSSES)
+def test_a_picture_is_the_mean_of_its_cells(name: str):
+    """Two cells with different best candidates: the margin is the mean of the two margins."""
+    left = draw(2, 3, seed=3)
+    right = left.roll(1, -1)
+    assert (left.argmax(-1) != right.argmax(-1)).all()
+    maps = torch.stack([left, right], -1).repeat_interleave(4, -1)[:, :, None].expand(2, 3, 4, 8)
+    whole, margin = element_signal(maps), LOSSES.get(name)().margin
+    cells = [margin(part_of(whole, columns)) for columns in (slice(4), slice(4, 8))]
+    torch.testing.assert_close(margin(whole), sum(cells) / 2)
+    assert (cells[0] - cells[1]).abs().min() > 1e-3
+
+
+@pytest.mark.parametrize("name", MARGIN_LOSSES)
+def test_a_cell_that_ties_adds_no_gradient(name: str):
+    advantages = draw(2, 3, 4, 8, seed=3)
+    advantages[..., :4] = 0
+    whole = element_signal(advantages)
+    whole.policy.requires_grad_()
+    LOSSES.get(name)().margin(whole).sum().backward()
+    assert torch.equal(whole.policy.grad[..., :4], torch.zeros(2, 3, 4, 4))
+    assert whole.policy.grad[..., 4:].abs().amax((1, 2, 3)).min() > 0
+
+
+def test_cells_of_a_gaussian_policy():
+    """Each has its own ratio; the same advantage everywhere gives the first gradient of pictures.
+
+    A clip that cuts one cell leaves the other.
+    """
+    old = draw(1, 3, 2, 4, 8)
+    actions, plain = old + 0.1 * draw(1, 3, 2, 4, 8, seed=1), group_advantages(draw(1, 3, seed=2))
+    maps = plain[..., None, None].expand(1, 3, 4, 8)
+    gradients = []
+    for advantages in (plain, maps):
+        mean = old.clone().requires_grad_()
+        LOSSES.get("grpo")()(ActionSignal(actions, old, mean, None, advantages)).loss.backward()
+        gradients.append(mean.grad)
+    torch.testing.assert_close(*gradients)
+    mean = old.clone()
+    mean[..., :4] = actions[..., :4]  # these elements have moved far beyond the trust region
+    mean.requires_grad_()
+    LOSSES.get("grpo")()(ActionSignal(actions, old, mean, None, maps.abs())).loss.backward()
+    assert torch.equal(mean.grad[..., :4], torch.zeros(1, 3, 2, 4, 4))
+    assert mean.grad[..., 4:].abs().amin() > 0
+
+
 # Automatic strength
 
 
