@@ -91,7 +91,7 @@ def own_step(model: GDPOModel, batch: SRBatch) -> Callable[[], float]:
         with model.accelerator.autocast():
             items = model.prepare_update([batch])
         output = model._backward(items[0], 1)
-        model._apply_gradients()
+        model.weight_update.step()
         return float(output.loss.detach())
 
     return step

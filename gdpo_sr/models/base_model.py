@@ -6,7 +6,6 @@ trained is a subclass's matter.
 
 from __future__ import annotations
 
-import math
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
@@ -19,7 +18,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from gdpo_sr.config.paths import ExperimentPaths
@@ -28,15 +26,10 @@ from gdpo_sr.data.loader import make_loader
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
 from gdpo_sr.models.build_data import build_degradation, build_training_set
 from gdpo_sr.models.comparison import Comparison, mean
-from gdpo_sr.models.gradient_average import average_gradients, share_from_main
-from gdpo_sr.models.learning_rate import learning_rate_factor
-from gdpo_sr.models.parameter_average import ParameterAverage
 from gdpo_sr.models.processes import agree
 from gdpo_sr.models.random_sources import RandomSources
 from gdpo_sr.models.reference import without_dropout
 from gdpo_sr.models.sharding import spreads_weights
-from gdpo_sr.models.side_network import build_optimizer
-from gdpo_sr.models.spread_optimizer import spread
 from gdpo_sr.models.stop_signal import StopSignal
 from gdpo_sr.models.training_state import check_state, load_state, save_state, saved_states
 from gdpo_sr.models.validation import PairedValidation, Pictures
@@ -46,6 +39,7 @@ from gdpo_sr.models.validation_report import (
     write_figures,
     write_pictures,
 )
+from gdpo_sr.models.weight_update import WeightUpdate
 from gdpo_sr.types import LossOutput, SRBatch
 from gdpo_sr.utils.logger import ScalarLog, get_logger
 
@@ -71,6 +65,7 @@ class BaseModel(ABC):
         latest: name, under `models/`, of what the newest checkpoint wrote for users.
         generator: the network that is trained.
         validation: compares it with its base.
+        weight_update: applies gradients to it.
         seconds: time spent in parts of the last update.
     """
 
@@ -88,18 +83,11 @@ class BaseModel(ABC):
         self.random = RandomSources(options.manual_seed, self.random_names, self.rank, self.world)
         torch.manual_seed(options.manual_seed)
         self.iteration = 0
-        self.skipped_updates = 0
         self.stop_early = False
         self.last_comparison: Comparison | None = None
         self.seconds: dict[str, float] = defaultdict(float)
         self.trained = self.build()
-        parameters = list(self.trained.values())
-        share_from_main(parameters, accelerator)
-        optimizer = build_optimizer(parameters, options.train.optim_g)
-        self.spread = spread(optimizer, options.train.grad_clip, accelerator)
-        self.optimizer = optimizer if self.spread else accelerator.prepare_optimizer(optimizer)
-        self.schedule = LambdaLR(self.optimizer, self.learning_rate_factor)
-        self.average = ParameterAverage(parameters, options.train.ema_decay)
+        self.weight_update = WeightUpdate(list(self.trained.values()), options.train, accelerator)
         self.dataset = build_training_set(options)
         self.degrade = build_degradation(options)
         self.scalars: ScalarLog | None = None
@@ -155,19 +143,6 @@ class BaseModel(ABC):
 
     def load_extra_state(self, state: dict[str, Any]) -> None:  # noqa: B027
         """Restore what `extra_state` returned."""
-
-    # Construction ----------------------------------------------------------------------------
-
-    def learning_rate_factor(self, step: int) -> float:
-        """Learning rate at a step, relative to the full one."""
-        train = self.options.train
-        return learning_rate_factor(
-            step,
-            train.total_iter,
-            train.scheduler.warmup_iter,
-            train.scheduler.type,
-            train.scheduler.eta_min / train.optim_g.lr,
-        )
 
     # Loop ------------------------------------------------------------------------------------
 
@@ -253,11 +228,11 @@ class BaseModel(ABC):
             logs.append({name: float(value) for name, value in values.items()})
         merged = {name: mean([entry[name] for entry in logs]) for name in logs[0]}
         with self.timed("step"):
-            merged["gradient_norm"] = self._apply_gradients()
+            merged["gradient_norm"] = self.weight_update.step()
             merged.update(self.step_beside())
         merged.update({f"seconds_{part}": seconds for part, seconds in self.seconds.items()})
-        merged["lr"] = self.schedule.get_last_lr()[0]
-        merged["skipped_updates"] = float(self.skipped_updates)
+        merged["lr"] = self.weight_update.learning_rate
+        merged["skipped_updates"] = float(self.weight_update.skipped)
         self.iteration += 1
         self.after_update()
         return merged
@@ -267,12 +242,8 @@ class BaseModel(ABC):
         with self.accelerator.autocast():
             output = self.compute_loss(item)
         with self.timed("backward"):
-            self.backward(output.loss / count)
+            self.weight_update.backward(output.loss / count)
         return output
-
-    def backward(self, loss: torch.Tensor) -> None:
-        """Add the gradient of `loss` to those of the trained parameters."""
-        (self.spread or self.accelerator).backward(loss)
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
@@ -280,28 +251,6 @@ class BaseModel(ABC):
         start = time.perf_counter()
         yield
         self.seconds[part] += time.perf_counter() - start
-
-    def _apply_gradients(self) -> float:
-        """Clip, step, average; an update with a non-finite gradient is skipped and counted."""
-        value = self.spread.step() if self.spread else self._step()
-        finite = math.isfinite(value)
-        if finite:
-            self.average.update()
-        self.skipped_updates += not finite
-        self.schedule.step()
-        return value
-
-    def _step(self) -> float:
-        """Average gradients over processes, clip and step. Returns the norm before clipping."""
-        parameters = list(self.trained.values())
-        average_gradients(parameters, self.accelerator)
-        limit = self.options.train.grad_clip or math.inf
-        norm = self.accelerator.clip_grad_norm_(parameters, limit)
-        value = float(norm) if norm is not None else math.nan
-        if math.isfinite(value) or self.accelerator.scaler is not None:
-            self.optimizer.step()  # a scaler skips by itself, and adapts
-        self.optimizer.zero_grad()
-        return value
 
     def _report(self, logs: dict[str, float], bar: tqdm) -> None:
         bar.update()
@@ -325,7 +274,7 @@ class BaseModel(ABC):
         main = self.accelerator.is_main_process
         if not main and not spreads_weights(self.accelerator):
             return
-        with self.average.applied(), without_dropout(self.generator):
+        with self.weight_update.average.applied(), without_dropout(self.generator):
             comparison, pictures = self.validation.run(self.iteration)
         if not main:
             return
@@ -356,24 +305,19 @@ class BaseModel(ABC):
     def save_checkpoint(self) -> None:
         """Everything the run needs to go on, then the model that users load."""
         random = gather_object([self.random.state_dict()])
-        optimizer, extra = (self.spread or self.optimizer).state_dict(), self.extra_state()
+        weights, extra = self.weight_update.state_dict(), self.extra_state()
         if self.accelerator.is_main_process:
-            scaler = self.accelerator.scaler
             state = {
+                **weights,
                 "iteration": self.iteration,
-                "skipped_updates": self.skipped_updates,
                 "draws": self.iteration * self.draws_per_update,
                 "trained": {name: p.detach().cpu() for name, p in self._saved.items()},
-                "optimizer": optimizer,
-                "schedule": self.schedule.state_dict(),
-                "average": self.average.state_dict(),
-                "scaler": scaler.state_dict() if scaler is not None else {},
                 "random": random,
                 "extra": extra,
             }
             keep = self.options.logger.keep_checkpoints
             save_state(self.paths.training_states, self.iteration, state, keep)
-            with self.average.applied():
+            with self.weight_update.average.applied():
                 self.save_model(self.latest)
         self.accelerator.wait_for_everyone()
 
@@ -399,14 +343,10 @@ class BaseModel(ABC):
         with torch.no_grad():
             for name, parameter in self._saved.items():
                 parameter.copy_(state["trained"][name])
-        (self.spread or self.optimizer).load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.average.load_state_dict(state["average"])
-        if self.accelerator.scaler is not None and state["scaler"]:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.weight_update.load_state_dict(state)
         self.random.load_state_dict(state["random"][self.rank % len(state["random"])])
         self.load_extra_state(state.get("extra", {}))
-        self.iteration, self.skipped_updates = state["iteration"], state["skipped_updates"]
+        self.iteration = state["iteration"]
 
     def close(self) -> None:
         """Close the log of scalars."""

@@ -93,7 +93,8 @@ class GDPOModel(BaseModel):
         chunk = self.options.train.update_chunk
         if chunk is None:
             return None
-        backward = self.backward if spreads_states(self.accelerator) else None
+        spreads = spreads_states(self.accelerator)
+        backward = (lambda loss: self.weight_update.backward(loss)) if spreads else None
         return ChunkedBackward(self.loss, parameters, chunk, self.accelerator, backward)
 
     def _mean_over_processes(self, values: torch.Tensor) -> torch.Tensor:
@@ -193,7 +194,7 @@ class GDPOModel(BaseModel):
         if report.raised:
             self.stop_early = True
         elif report.best and self.iteration:
-            with self.average.applied():
+            with self.weight_update.average.applied():
                 self.save_model(BEST)
 
     def save_model(self, name: str) -> None:

@@ -3,6 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
+
+from gdpo_sr.config.run_options import RunOptions
+
+
+def learning_rate_of(train: RunOptions) -> Callable[[int], float]:
+    """Learning rate at a step, relative to the full one, as the options say."""
+    return partial(
+        learning_rate_factor,
+        total=train.total_iter,
+        warmup=train.scheduler.warmup_iter,
+        kind=train.scheduler.type,
+        floor=train.scheduler.eta_min / train.optim_g.lr,
+    )
 
 
 def learning_rate_factor(step: int, total: int, warmup: int, kind: str, floor: float) -> float:

@@ -22,6 +22,7 @@ from gdpo_sr.losses.reconstruction import reconstruction_loss
 from gdpo_sr.models.base_model import BaseModel
 from gdpo_sr.models.build_data import build_base_generator, build_metrics, build_validation_pairs
 from gdpo_sr.models.build_score import build_score_networks, score_texts
+from gdpo_sr.models.learning_rate import learning_rate_of
 from gdpo_sr.models.network_setup import set_up_networks
 from gdpo_sr.models.score_networks import ScoreNetworks
 from gdpo_sr.models.sharding import check_plain_processes
@@ -95,7 +96,7 @@ class NAOSDModel(BaseModel):
         device = self.accelerator.device
         score = build_score_networks(o, vsd, self.generator, self.adapters, device)
         parameters = score.add_fake_lora(vsd.lora.rank, vsd.lora.alpha, vsd.lora.dropout)
-        factor, clip = self.learning_rate_factor, o.train.grad_clip
+        factor, clip = learning_rate_of(o.train), o.train.grad_clip
         return score, SideTrainer(parameters, vsd.optim, factor, clip, self.accelerator)
 
     def _vsd_options(self) -> VSDOptions | None:

@@ -152,11 +152,12 @@ def test_an_overflow_skips_the_update(base: Path, tmp_path: Path, monkeypatch):
     """With a gradient scaler: skipped, counted, scale halved, weights and their mean untouched."""
     model = build(base, tmp_path, train__ema_decay=0.5, train__update_chunk=1)
     model.accelerator.scaler = Scaler()
-    model.optimizer = model.accelerator.prepare_optimizer(model.optimizer.optimizer)
+    optimizer = model.accelerator.prepare_optimizer(model.weight_update.optimizer.optimizer)
+    model.weight_update.optimizer = optimizer
     monkeypatch.setattr(type(model.accelerator), "mixed_precision", "fp16", raising=False)
     monkeypatch.setattr(model.accelerator, "native_amp", True)
     monkeypatch.setattr(model.accelerator, "autocast", lambda: torch.autocast("cpu", enabled=False))
-    model.accelerator._optimizers = [model.optimizer]
+    model.accelerator._optimizers = [optimizer]
     before = trained(model)
     loss = model.loss.margin
     model.loss.margin = lambda signal: loss(signal) * math.inf

@@ -209,7 +209,10 @@ def test_one_process_goes_on_from_spread_states(zero: Path, tmp_path: Path):
     saved = zero / "exp" / "group" / "training_states" / "0000005"
     forced = overrides("group", BASE, tmp_path, 4, **GROUP, path__resume_state=saved)
     _, model = run(load_options(options_file("group"), forced), auto_resume=False)
-    states = model.optimizer.state_dict()["state"], load_state(saved)["optimizer"]["state"]
+    states = (
+        model.weight_update.optimizer.state_dict()["state"],
+        load_state(saved)["optimizer"]["state"],
+    )
     torch.testing.assert_close(*states, rtol=0, atol=0)
 
 

@@ -108,7 +108,7 @@ def test_adapters_and_conv_in_move_and_the_base_stays(base: Path, tmp_path: Path
 
 def test_every_trained_tensor_is_in_one_optimizer_once(base: Path, tmp_path: Path):
     model = build(base, tmp_path)
-    generator = [p for group in model.optimizer.param_groups for p in group["params"]]
+    generator = [p for group in model.weight_update.optimizer.param_groups for p in group["params"]]
     fake = [p for group in model.fake.optimizer.param_groups for p in group["params"]]
     ids = [id(p) for p in generator + fake]
     assert len(ids) == len(set(ids)) == len(model.trained) + len(model.beside)
@@ -210,7 +210,7 @@ def test_an_update_that_is_not_finite_is_skipped_for_its_network_alone(base: Pat
     model.score.fake_loss = lambda *arguments: fake_loss(*arguments) * math.nan
     model._update(model._batches())
     after = weights(model)
-    assert (model.skipped_updates, model.fake.skipped) == (0, 1)
+    assert (model.weight_update.skipped, model.fake.skipped) == (0, 1)
     assert all(torch.equal(before[name], after[name]) for name in model.beside)
     assert not all(torch.equal(before[name], after[name]) for name in model.trained)
 
@@ -230,7 +230,7 @@ def test_accumulation_equals_a_larger_batch(base: Path, tmp_path: Path, generato
 
 def gradients_of_one_update(model: NAOSDModel) -> dict[str, torch.Tensor]:
     """Of generator and fake score, before they are clipped and applied."""
-    model._apply_gradients = lambda: 0.0
+    model.weight_update.step = lambda: 0.0
     model.step_beside = dict
     model._update(model._batches())
     return {name: p.grad.clone() for name, p in {**model.trained, **model.beside}.items()}
@@ -338,7 +338,9 @@ def test_resumed_run_equals_uninterrupted_run(base: Path, tmp_path: Path, genera
     assert expected.keys() == found.keys()
     different = [name for name in expected if not torch.equal(expected[name], found[name])]
     assert different == []
-    for a, b in zip(whole.average.average, second.average.average, strict=True):
+    for a, b in zip(
+        whole.weight_update.average.average, second.weight_update.average.average, strict=True
+    ):
         assert torch.equal(a, b)
     assert whole.last_comparison == second.last_comparison
 

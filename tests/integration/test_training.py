@@ -119,7 +119,9 @@ def test_resumed_run_equals_uninterrupted_run(base: Path, tmp_path: Path):
     assert trained(whole).keys() == trained(second).keys()
     for name, value in trained(whole).items():
         assert torch.equal(value, second.trained[name]), name
-    for a, b in zip(whole.average.average, second.average.average, strict=True):
+    for a, b in zip(
+        whole.weight_update.average.average, second.weight_update.average.average, strict=True
+    ):
         assert torch.equal(a, b)
     assert whole.last_comparison == second.last_comparison
 
