@@ -27,6 +27,7 @@ PURE = {
     "gdpo_sr.rewards.patch_texture",
     "gdpo_sr.losses.gdpo_loss",
     "gdpo_sr.losses.diffusion_dpo",
+    "gdpo_sr.losses.elements",
     "gdpo_sr.losses.grpo",
     "gdpo_sr.losses.multi_pair_dpo",
     "gdpo_sr.losses.preference",
