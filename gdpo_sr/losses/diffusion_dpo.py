@@ -36,7 +36,8 @@ def diffusion_dpo_loss(
 
     Args:
         policy_error, reference_error: (B, G) mean squared prediction errors on the same noisy
-            latents; the noise of winner and loser must be the same.
+            latents; the noise of winner and loser must be the same. Or (B, G, h, w) per latent
+            element, with advantages of that shape, as in `pair_margin`.
         advantages: (B, G); the largest names the winner w, the smallest the loser l. A group that
             ties has no pair and adds no gradient.
         beta: strength of the preference.
