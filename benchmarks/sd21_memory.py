@@ -25,8 +25,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from benchmarks.sd_layout import TOKENS, unet_config, vae_config
-from gdpo_sr.generator_adapters import GeneratorAdapters
-from gdpo_sr.lora import add_lora
+from gdpo_sr.checkpoints.generator_adapters import GeneratorAdapters
+from gdpo_sr.checkpoints.lora import add_lora
 
 GIB = 2**30
 RANK = 4

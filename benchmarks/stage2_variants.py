@@ -15,18 +15,18 @@ import torch
 from accelerate import Accelerator
 
 from benchmarks.sd_layout import build_sd_layout
-from gdpo_sr.candidates import draw_group_noise, enlarge_lr
+from gdpo_sr.checkpoints.lora import add_lora
 from gdpo_sr.config.load import load_options
 from gdpo_sr.config.paths import ExperimentPaths
 from gdpo_sr.generators.load import build_generator, load_components
-from gdpo_sr.lora import add_lora
+from gdpo_sr.group.attribute_aware import content_weights, estimate_advantages
+from gdpo_sr.group.errors import draw_update_noise
+from gdpo_sr.group.sample import draw_group_noise, enlarge_lr
+from gdpo_sr.group.score import score_candidates
 from gdpo_sr.losses import gdpo_loss
-from gdpo_sr.models import GDPOModel
-from gdpo_sr.models.random_sources import RandomSources
-from gdpo_sr.models.side_network import build_optimizer
-from gdpo_sr.prediction_errors import draw_update_noise
-from gdpo_sr.rewards.attribute_aware import content_weights, estimate_advantages
-from gdpo_sr.rewards.score import score_candidates
+from gdpo_sr.model_types import GDPOModel
+from gdpo_sr.stage1.side_network import build_optimizer
+from gdpo_sr.trainer.random_sources import RandomSources
 from gdpo_sr.types import SRBatch
 from gdpo_sr.utils.image_io import read_image
 

@@ -20,10 +20,10 @@ import tempfile
 import torch
 from accelerate import Accelerator
 
-from gdpo_sr.candidates import enlarge_lr
 from gdpo_sr.config.load import load_options
 from gdpo_sr.config.paths import ExperimentPaths
-from gdpo_sr.models import GDPOModel
+from gdpo_sr.group.sample import enlarge_lr
+from gdpo_sr.model_types import GDPOModel
 from gdpo_sr.types import SRBatch
 from gdpo_sr.utils.color_fix import apply_color_fix
 

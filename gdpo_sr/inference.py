@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         GDPOSRError: no input, an output folder that cannot be made, a bad option, base or LoRA.
     """
     args = _parser().parse_args(argv)
-    from gdpo_sr.folder_jobs.command import run  # loads slowly; --help does without
+    from gdpo_sr.restore.command import run  # loads slowly; --help does without
 
     return run(args)
 

@@ -16,8 +16,8 @@ from gdpo_sr.types import OptionError
 if TYPE_CHECKING:  # torch and all that stands on it load slowly; --help and --dry_run do without
     from accelerate import Accelerator
 
-    from gdpo_sr.models.base_model import BaseModel
-    from gdpo_sr.models.comparison import Comparison
+    from gdpo_sr.trainer.base_model import BaseModel
+    from gdpo_sr.trainer.comparison import Comparison
 
 STOPPED = 130
 """Exit status of a run that a signal stopped; its state is saved."""
@@ -58,8 +58,8 @@ def build_accelerator(options: Options) -> Accelerator:
     import torch
     from accelerate import Accelerator
 
-    from gdpo_sr.models.processes import process_options
-    from gdpo_sr.models.spread_optimizer import without_wrapper
+    from gdpo_sr.trainer.processes import process_options
+    from gdpo_sr.trainer.spread_optimizer import without_wrapper
     from gdpo_sr.utils.logger import get_logger
 
     wanted = options.train.mixed_precision
@@ -72,7 +72,7 @@ def build_accelerator(options: Options) -> Accelerator:
 
 def run(options: Options, auto_resume: bool) -> tuple[bool, BaseModel]:
     """Train one run. Returns whether it reached its end, and the trainer."""
-    from gdpo_sr.models.processes import without_the_lost
+    from gdpo_sr.trainer.processes import without_the_lost
 
     accelerator = build_accelerator(options)
     with without_the_lost(accelerator):
@@ -82,8 +82,8 @@ def run(options: Options, auto_resume: bool) -> tuple[bool, BaseModel]:
 def _run(options: Options, auto_resume: bool, accelerator: Accelerator) -> tuple[bool, BaseModel]:
     from accelerate.utils import set_seed
 
-    from gdpo_sr.models import MODELS
-    from gdpo_sr.models.processes import log_processes
+    from gdpo_sr.model_types import MODELS
+    from gdpo_sr.trainer.processes import log_processes
 
     set_seed(options.manual_seed)
     paths = ExperimentPaths(options.path.experiments_root, options.name)
@@ -142,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def print_result(options: Options, model: BaseModel, control: Comparison | None) -> None:
     """The table of base against result, and where to find what was made (main process only)."""
-    from gdpo_sr.models.comparison import comparison_table
+    from gdpo_sr.trainer.comparison import comparison_table
 
     comparison = model.last_comparison
     count = len(comparison.pictures)

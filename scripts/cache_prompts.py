@@ -24,7 +24,7 @@ from gdpo_sr.config.paths import write_text
 from gdpo_sr.config.schema import Options
 from gdpo_sr.data.captions import CaptionCache
 from gdpo_sr.generators.tagger import Tagger, load_tagger
-from gdpo_sr.models.build_data import tagger_cache
+from gdpo_sr.trainer.build_data import tagger_cache
 from gdpo_sr.types import GDPOSRError, OptionError
 from gdpo_sr.utils.image_io import list_images, read_image
 

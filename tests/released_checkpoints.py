@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from gdpo_sr.convert import attach_checkpoint, read_checkpoint, unet_adapter
+from gdpo_sr.checkpoints.convert import attach_checkpoint, read_checkpoint, unet_adapter
+from gdpo_sr.checkpoints.lora import attach_lora
+from gdpo_sr.checkpoints.merge import merge_adapters
+from gdpo_sr.checkpoints.released_layout import PARTS, Tensors, own_name
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
-from gdpo_sr.lora import attach_lora
-from gdpo_sr.merge import merge_adapters
-from gdpo_sr.released_layout import PARTS, Tensors, own_name
 
 
 def merge_released(generator: NoiseAwareGenerator, path: Path) -> None:

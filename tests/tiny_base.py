@@ -12,8 +12,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from gdpo_sr.generators.lapped_autoencoder import LappedAutoencoder
 from gdpo_sr.generators.lapped_transform import lapped_kernels
+from gdpo_sr.generators.one_step import OneStepScheduler
 from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline
-from gdpo_sr.schedulers.one_step import OneStepScheduler
 
 PROMPT = "a photo"
 _TOKENS = 8

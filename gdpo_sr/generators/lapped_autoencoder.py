@@ -4,7 +4,7 @@ A latent pixel holds coefficients of a lapped orthogonal transform (Malvar and S
 kernels at a hop of 4 pixels that fade out towards their ends, so that an error in one latent
 pixel shows no block. Kernels are orthogonal to each other and to their shifted copies, and the
 borders are mirrored; so encoding a decoded picture returns its latents, and re-encoding
-candidates costs no information. `scripts/train_mini` chooses the coefficients.
+candidates costs no information. `research/base` chooses the coefficients.
 """
 
 from __future__ import annotations

@@ -18,11 +18,13 @@ from transformers.utils import logging
 
 from gdpo_sr.generators.base_folder import Base, base_folder, part_folder
 from gdpo_sr.generators.lapped_autoencoder import LappedAutoencoder
+from gdpo_sr.generators.latent_rrdb import LatentRRDBNet
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
+from gdpo_sr.generators.one_step import OneStepScheduler
 from gdpo_sr.generators.prompts import PromptEncoder
-from gdpo_sr.schedulers.one_step import OneStepScheduler
 from gdpo_sr.types import CheckpointError
 
+_NETWORKS = {"UNet2DConditionModel": UNet2DConditionModel, "LatentRRDBNet": LatentRRDBNet}
 _AUTOENCODERS = {"AutoencoderKL": AutoencoderKL, "LappedAutoencoder": LappedAutoencoder}
 _UNSUPPORTED = ("trained_betas", "rescale_betas_zero_snr")
 """Settings of a scheduler that give another noise schedule than `OneStepScheduler` has."""
@@ -61,10 +63,15 @@ def no_progress_bar() -> Iterator[None]:
 
 def load_vae(folder: Path, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
     """The autoencoder in `folder`, by the class name in its config."""
+    return _load_part(_class_in(folder, _AUTOENCODERS), folder, torch_dtype=dtype)
+
+
+def _class_in(folder: Path, classes: dict[str, type]) -> type:
+    """The class that the config in `folder` names, one of `classes`."""
     name = json.loads((folder / "config.json").read_text()).get("_class_name")
-    if name not in _AUTOENCODERS:
-        raise CheckpointError(f"'{folder}' holds a {name}: use one of {', '.join(_AUTOENCODERS)}")
-    return _load_part(_AUTOENCODERS[name], folder, torch_dtype=dtype)
+    if name not in classes:
+        raise CheckpointError(f"'{folder}' holds a {name}: use one of {', '.join(classes)}")
+    return classes[name]
 
 
 def load_scheduler(folder: Path) -> OneStepScheduler:
@@ -128,7 +135,7 @@ def load_components(
         tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
         prompt = _saved_prompt(folder)
     with _told_as_checkpoint_error(unet_folder):
-        network = _load_part(UNet2DConditionModel, unet_folder, torch_dtype=dtype)
+        network = _load_part(_class_in(unet_folder, _NETWORKS), unet_folder, torch_dtype=dtype)
     with _told_as_checkpoint_error(vae_folder):
         autoencoder = load_vae(vae_folder, dtype)
     text_encoder = load_text_encoder(folder, dtype)

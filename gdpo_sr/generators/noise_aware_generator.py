@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from gdpo_sr.generators.one_step import OneStepScheduler
 from gdpo_sr.generators.prompts import PromptEncoder, prompts_behind
-from gdpo_sr.schedulers.one_step import OneStepScheduler
 
 
 class NoiseAwareGenerator(nn.Module):

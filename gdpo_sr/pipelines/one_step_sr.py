@@ -15,16 +15,16 @@ from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import nn
 
-from gdpo_sr.generator_adapters import GeneratorAdapters
+from gdpo_sr.checkpoints.generator_adapters import GeneratorAdapters
+from gdpo_sr.checkpoints.lora import find_adapter, is_stage1, load_lora, lora_parameters
 from gdpo_sr.generators.base_folder import Base
 from gdpo_sr.generators.load import build_generator, load_components
-from gdpo_sr.lora import find_adapter, is_stage1, load_lora, lora_parameters
+from gdpo_sr.generators.one_step import OneStepScheduler
 from gdpo_sr.pipelines.color_fix_rows import fix_rows
 from gdpo_sr.pipelines.memory_limits import Tiling, first_that_fits, plan_tilings
 from gdpo_sr.pipelines.noise_field import NoiseField, draw_seed
 from gdpo_sr.pipelines.picture_inputs import Picture, check_arguments, to_tensors
 from gdpo_sr.pipelines.tiled_restoration import TileRestorer
-from gdpo_sr.schedulers.one_step import OneStepScheduler
 from gdpo_sr.types import CheckpointError, OptionError
 from gdpo_sr.utils.resample import Frame, ResizedView, frame_for
 from gdpo_sr.utils.tiling import TileGrid
@@ -137,7 +137,8 @@ class OneStepSRPipeline(DiffusionPipeline):
         if lora_parameters(self.unet):
             raise CheckpointError(
                 f"'{save_directory}': a model with a LoRA cannot be saved as one model; "
-                "call gdpo_sr.lora.merge_lora(pipe.unet) first, or save_lora for the LoRA alone"
+                "call gdpo_sr.checkpoints.lora.merge_lora(pipe.unet) first, or save_lora for the "
+                "LoRA alone"
             )
         if self.text_encoder is None:
             self.text_encoder = self.generator.prompt_encoder.whole_text_encoder()

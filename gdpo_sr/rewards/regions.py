@@ -10,8 +10,8 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 
+from gdpo_sr.group.score import score_candidates
 from gdpo_sr.rewards.base import Kind, Reward
-from gdpo_sr.rewards.score import score_candidates
 
 
 def composite(

@@ -17,7 +17,7 @@ from accelerate.state import AcceleratorState
 
 from gdpo_sr import inference
 from gdpo_sr.metrics import create_metric
-from gdpo_sr.models import GDPOModel, NAOSDModel
+from gdpo_sr.model_types import GDPOModel, NAOSDModel
 from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline
 from gdpo_sr.train import main as train
 from tests.integration import test_stage1 as stage1

@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gdpo_sr.candidates import generate_group
-from gdpo_sr.convert import main
+from gdpo_sr.checkpoints.convert import main
 from gdpo_sr.generators.load import build_generator, load_components
+from gdpo_sr.group.sample import generate_group
 from tests.released_checkpoints import checksum_error
 
 MERGE = 1e-6

@@ -15,22 +15,22 @@ import numpy as np
 import pytest
 import torch
 
-from gdpo_sr.candidates import generate_group, sample_candidates
-from gdpo_sr.convert import read_checkpoint
+from gdpo_sr.checkpoints.convert import read_checkpoint
+from gdpo_sr.checkpoints.lora import adapters_disabled
 from gdpo_sr.generators.load import build_generator, load_components
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
-from gdpo_sr.lora import adapters_disabled
-from gdpo_sr.losses import gdpo_loss
-from gdpo_sr.losses.gdpo_loss import preference_margin
-from gdpo_sr.prediction_errors import (
+from gdpo_sr.group.attribute_aware import estimate_advantages
+from gdpo_sr.group.errors import (
     GroupErrors,
     encode_candidates,
     group_for_noise,
     predictions,
 )
-from gdpo_sr.rewards.attribute_aware import estimate_advantages
+from gdpo_sr.group.sample import generate_group, sample_candidates
+from gdpo_sr.group.score import score_candidates
+from gdpo_sr.losses import gdpo_loss
+from gdpo_sr.losses.gdpo_loss import preference_margin
 from gdpo_sr.rewards.iqa_reward import IQAReward
-from gdpo_sr.rewards.score import score_candidates
 from gdpo_sr.types import SRBatch
 from tests.released_checkpoints import (
     checksum_error,

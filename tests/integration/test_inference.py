@@ -14,14 +14,14 @@ import torch
 
 import gdpo_sr
 from benchmarks.odd_inputs import SIZES, has_alpha, make_pictures
+from gdpo_sr.checkpoints.lora import add_lora, save_lora
 from gdpo_sr.cli import run_main
-from gdpo_sr.folder_jobs import manifest
-from gdpo_sr.folder_jobs.restore_folder import noise_seeds
 from gdpo_sr.inference import main
-from gdpo_sr.lora import add_lora, save_lora
 from gdpo_sr.metrics.registry import create_metric
 from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline
 from gdpo_sr.pipelines.tiled_restoration import TileRestorer
+from gdpo_sr.restore import manifest
+from gdpo_sr.restore.restore_folder import noise_seeds
 from gdpo_sr.types import CheckpointError, DatasetError, OptionError
 from gdpo_sr.utils.image_decode import decode
 from gdpo_sr.utils.image_io import read_image, write_image, write_pixels

@@ -12,13 +12,13 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import nn
 
 from benchmarks.sd_layout import build_sd_layout
-from gdpo_sr.candidates import enlarge_lr
+from gdpo_sr.checkpoints.lora import add_lora
 from gdpo_sr.config.load import load_options
 from gdpo_sr.generators.load import build_generator, load_components
-from gdpo_sr.lora import add_lora
-from gdpo_sr.models import GDPOModel
-from gdpo_sr.models.network_setup import set_up_networks
-from gdpo_sr.prediction_errors import group_embeds, reference_predictions
+from gdpo_sr.group.errors import group_embeds, reference_predictions
+from gdpo_sr.group.sample import enlarge_lr
+from gdpo_sr.model_types import GDPOModel
+from gdpo_sr.trainer.network_setup import set_up_networks
 from gdpo_sr.types import LossOutput, OptionError
 from tests.integration.test_training import OPTIONS_FILE, build, overrides, trained
 

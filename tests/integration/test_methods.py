@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from gdpo_sr.candidates import enlarge_lr
+from gdpo_sr.group.errors import draw_update_noise
+from gdpo_sr.group.rollouts import Rollout
+from gdpo_sr.group.sample import enlarge_lr
 from gdpo_sr.losses.group_losses import LOSSES
-from gdpo_sr.models import GDPOModel
-from gdpo_sr.models.rollouts import Rollout
-from gdpo_sr.prediction_errors import draw_update_noise
+from gdpo_sr.model_types import GDPOModel
 from gdpo_sr.types import SRBatch
 from gdpo_sr.utils.color_fix import apply_color_fix
 from tests.integration.test_training import build, trained
@@ -66,7 +66,7 @@ def test_every_loss_takes_a_step(base: Path, tmp_path: Path, name: str, cell_siz
 def test_pairs_are_compared_on_the_same_noise(base: Path, tmp_path: Path, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        "gdpo_sr.models.group_update.draw_update_noise",
+        "gdpo_sr.group.group_update.draw_update_noise",
         lambda *args: seen.append(args[3]) or draw_update_noise(*args),
     )
     for loss in ("gdpo", "diffusion_dpo", "multi_pair_dpo"):

@@ -23,8 +23,8 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.utils.launch import prepare_multi_gpu_env
 
 from gdpo_sr.config.load import load_options
-from gdpo_sr.models.training_state import load_state, saved_states
 from gdpo_sr.train import run
+from gdpo_sr.trainer.training_state import load_state, saved_states
 
 ROOT = Path(__file__).resolve().parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -322,8 +322,8 @@ def test_accelerate_configurations_are_accepted(file: Path):
 
 
 def test_train_mini_starts_its_processes():
-    sys.path.append(str(ROOT / "scripts" / "train_mini"))
-    path = ROOT / "scripts" / "train_mini" / "train.py"  # not the repository's own train.py
+    sys.path.append(str(ROOT / "research" / "base"))
+    path = ROOT / "research" / "base" / "train.py"  # not the repository's own train.py
     spec = importlib.util.spec_from_file_location("train_mini", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -7,8 +7,8 @@ import subprocess
 import pytest
 from accelerate import Accelerator
 
-from gdpo_sr.models import spread_optimizer
-from gdpo_sr.models.spread_optimizer import spreads_states, without_wrapper
+from gdpo_sr.trainer import spread_optimizer
+from gdpo_sr.trainer.spread_optimizer import spreads_states, without_wrapper
 from gdpo_sr.types import OptionError
 from tests.integration.test_processes import DEEPSPEED, ENVIRONMENT, ROOT, TORCHRUN, needs_deepspeed
 

@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from gdpo_sr import merge
+from gdpo_sr.checkpoints import merge
+from gdpo_sr.checkpoints.lora import add_lora, load_lora, lora_parameters, save_lora
 from gdpo_sr.config.load import dump_options, load_options
 from gdpo_sr.config.paths import ExperimentPaths
 from gdpo_sr.generators.load import build_generator, load_components
-from gdpo_sr.lora import add_lora, load_lora, lora_parameters, save_lora
-from gdpo_sr.models import GDPOModel, NAOSDModel
+from gdpo_sr.model_types import GDPOModel, NAOSDModel
 from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline
 from gdpo_sr.train import main
 from gdpo_sr.types import CheckpointError, LossOutput, OptionError, SRBatch

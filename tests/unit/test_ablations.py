@@ -12,7 +12,7 @@ from gdpo_sr.config.load import load_options
 from gdpo_sr.types import OptionError
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
+sys.path.insert(0, str(ROOT / "research"))
 
 from ablation_study.document import write_document  # noqa: E402
 from ablation_study.plan import Job, load_studies  # noqa: E402
@@ -21,7 +21,7 @@ from ablation_study.runner import Runner  # noqa: E402
 from ablation_study.statistics import Difference, paired_difference, verdict  # noqa: E402
 from ablations import planned, share_of  # noqa: E402
 
-OPTIONS = ROOT / "options" / "ablations"
+OPTIONS = ROOT / "research" / "options"
 COMMON = """
 options: options/gdpo_sr.yml
 seeds: [0, 1]

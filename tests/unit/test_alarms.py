@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gdpo_sr.models.alarms import Alarms
-from gdpo_sr.models.comparison import Comparison, MetricComparison
-from gdpo_sr.models.picture_probes import edge_density, grid_energy, high_frequency_energy
+from gdpo_sr.trainer.alarms import Alarms
+from gdpo_sr.trainer.comparison import Comparison, MetricComparison
+from gdpo_sr.trainer.picture_probes import edge_density, grid_energy, high_frequency_energy
 
 
 def photo(seed: int = 0, size: int = 96) -> torch.Tensor:

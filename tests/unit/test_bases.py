@@ -9,13 +9,14 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from gdpo_sr import inference, merge
+from gdpo_sr import inference
+from gdpo_sr.checkpoints import merge
+from gdpo_sr.checkpoints.lora import add_lora, save_lora
 from gdpo_sr.config.network_options import NetworkOptions
 from gdpo_sr.generators.base_folder import base_folder, part_folder
 from gdpo_sr.generators.load import load_components
-from gdpo_sr.lora import add_lora, save_lora
-from gdpo_sr.models.build_data import build_base_generator
 from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline
+from gdpo_sr.trainer.build_data import build_base_generator
 from gdpo_sr.types import CheckpointError
 from gdpo_sr.utils.image_io import read_image, write_image
 from tests.tiny_base import PROMPT, tiny_base

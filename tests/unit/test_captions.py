@@ -33,7 +33,7 @@ from gdpo_sr.data.validation import make_validation_set
 from gdpo_sr.generators.base_folder import EMBEDDED
 from gdpo_sr.generators.prompts import PromptEncoder, prompts_behind
 from gdpo_sr.generators.tagger import load_tagger
-from gdpo_sr.models.build_data import build_captions, tagger_cache
+from gdpo_sr.trainer.build_data import build_captions, tagger_cache
 from gdpo_sr.types import CheckpointError, DatasetError
 from gdpo_sr.utils.image_io import write_image
 from scripts import cache_prompts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gdpo_sr.rewards.cells import cell_advantages, score_cells, split_cells
+from gdpo_sr.group.cells import cell_advantages, score_cells, split_cells
 from gdpo_sr.rewards.iqa_reward import IQAReward
 
 

@@ -14,7 +14,7 @@ from gdpo_sr.types import DatasetError
 from gdpo_sr.utils.image_io import write_image
 from tests.tiny_base import tiny_base
 
-sys.path.append(str(Path(__file__).resolve().parents[2] / "scripts" / "train_mini"))
+sys.path.append(str(Path(__file__).resolve().parents[2] / "research" / "base"))
 base_measures = importlib.import_module("base_measures")
 check_base = importlib.import_module("check_base")
 

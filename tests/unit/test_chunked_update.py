@@ -8,14 +8,14 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from gdpo_sr.candidates import draw_noise
+from gdpo_sr.checkpoints.lora import add_lora
 from gdpo_sr.generators.load import build_generator, load_components
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
-from gdpo_sr.lora import add_lora
+from gdpo_sr.group.chunked_update import ChunkedBackward
+from gdpo_sr.group.errors import group_embeds, group_for_noise, group_from_lr
+from gdpo_sr.group.group_update import GroupUpdate
+from gdpo_sr.group.sample import draw_noise
 from gdpo_sr.losses.group_losses import LOSSES, ActionSignal, ErrorSignal
-from gdpo_sr.models.chunked_update import ChunkedBackward
-from gdpo_sr.models.group_update import GroupUpdate
-from gdpo_sr.prediction_errors import group_embeds, group_for_noise, group_from_lr
 
 B, G = 2, 3
 LATENT = (12, 4, 4)

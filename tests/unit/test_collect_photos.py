@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from gdpo_sr.types import DatasetError
 
-sys.path.append(str(Path(__file__).resolve().parents[2] / "scripts" / "train_mini"))
+sys.path.append(str(Path(__file__).resolve().parents[2] / "research" / "base"))
 collect_photos = importlib.import_module("collect_photos")
 filters = importlib.import_module("photo_filters")
 licences = importlib.import_module("photo_licences")

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gdpo_sr.rewards.attribute_aware import content_weights
+from gdpo_sr.group.attribute_aware import content_weights
 from gdpo_sr.rewards.content_weights import (
     complexity_map,
     texture_ratio,

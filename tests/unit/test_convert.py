@@ -14,11 +14,11 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file
 
+from gdpo_sr.checkpoints.convert import main
+from gdpo_sr.checkpoints.generator_adapters import GeneratorAdapters
+from gdpo_sr.checkpoints.lora import adapter_of, add_lora, lora_parameters, save_lora
+from gdpo_sr.checkpoints.merge import merged_pipeline
 from gdpo_sr.cli import main as gdpo_sr
-from gdpo_sr.convert import main
-from gdpo_sr.generator_adapters import GeneratorAdapters
-from gdpo_sr.lora import adapter_of, add_lora, lora_parameters, save_lora
-from gdpo_sr.merge import merged_pipeline
 from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline
 from gdpo_sr.types import CheckpointError, GDPOSRError, OptionError
 from tests.released_checkpoints import released_state

@@ -14,18 +14,18 @@ from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from gdpo_sr import hub
+from gdpo_sr.checkpoints import hub
+from gdpo_sr.checkpoints.export import main
+from gdpo_sr.checkpoints.generator_adapters import GeneratorAdapters
+from gdpo_sr.checkpoints.lora import add_lora, load_lora, lora_parameters, save_lora
+from gdpo_sr.checkpoints.model_card import without_folders
 from gdpo_sr.cli import main as gdpo_sr
 from gdpo_sr.config.load import dump_options, load_options
 from gdpo_sr.config.yaml_file import parse_yaml
-from gdpo_sr.export import main
-from gdpo_sr.generator_adapters import GeneratorAdapters
 from gdpo_sr.generators.base_folder import base_folder
 from gdpo_sr.generators.load import load_components
-from gdpo_sr.lora import add_lora, load_lora, lora_parameters, save_lora
-from gdpo_sr.model_card import without_folders
-from gdpo_sr.models.comparison import Comparison, MetricComparison
 from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline
+from gdpo_sr.trainer.comparison import Comparison, MetricComparison
 from gdpo_sr.types import CheckpointError, OptionError
 
 ROOT = Path(__file__).resolve().parents[2]

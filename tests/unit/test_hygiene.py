@@ -9,7 +9,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("gdpo_sr", "options", "datasets", "scripts", "examples", "benchmarks", "tests", ".ci")
+FOLDERS = (
+    "gdpo_sr",
+    "options",
+    "datasets",
+    "scripts",
+    "research",
+    "examples",
+    "benchmarks",
+    "tests",
+    ".ci",
+)
 TEXT_SUFFIXES = {".py", ".md", ".yml", ".yaml", ".toml", ".json", ".txt", ".cfg", ".sh", ""}
 MAX_TEXT_BYTES = 1_000_000  # longer files are data
 

@@ -19,7 +19,7 @@ PACKAGE = "gdpo_sr"
 PURE = {
     "gdpo_sr.types",
     "gdpo_sr.advantages",
-    "gdpo_sr.released_layout",
+    "gdpo_sr.checkpoints.released_layout",
     "gdpo_sr.shared_random",
     "gdpo_sr.generators.diffusion_math",
     "gdpo_sr.generators.lapped_transform",
@@ -44,30 +44,11 @@ LAYERS = (
     {"version", "types", "registry", "config"},
     {name.removeprefix(f"{PACKAGE}.") for name in PURE - {"gdpo_sr.types"}},
     {"utils"},
-    {
-        "schedulers",
-        "generators",
-        "lora",
-        "generator_adapters",
-        "data",
-        "rewards",
-        "metrics",
-        "losses",
-    },
-    {"candidates", "prediction_errors", "pipelines", "folder_jobs", "evaluation"},
-    {"models"},
-    {
-        "train",
-        "inference",
-        "evaluate",
-        "merge",
-        "convert",
-        "hub",
-        "model_card",
-        "export",
-        "cli",
-        "__main__",
-    },
+    {"generators", "data", "rewards", "metrics", "losses", "checkpoints"},
+    {"group", "pipelines"},
+    {"trainer"},
+    {"stage1", "stage2", "restore", "evaluation"},
+    {"model_types", "train", "inference", "evaluate", "cli", "__main__"},
 )
 TOP = len(LAYERS)  # the package's own __init__: the public surface, above everything
 
@@ -274,11 +255,11 @@ def test_pure_files_are_pure(module: str):
 
 
 def test_the_layer_rule_can_fail():
-    source = "import gdpo_sr.models\ndef f():\n    from ..train import main\n"
+    source = "import gdpo_sr.trainer\ndef f():\n    from ..train import main\n"
     names = set(imported_modules(ast.parse(source), "gdpo_sr.rewards.base", is_package=False))
-    assert names == {"gdpo_sr.models", "gdpo_sr.train"}
+    assert names == {"gdpo_sr.trainer", "gdpo_sr.train"}
     assert len(upward_imports("gdpo_sr.rewards.base", names)) == 2
-    assert upward_imports("gdpo_sr.models.gdpo_model", {"gdpo_sr.rewards.base"}) == []
+    assert upward_imports("gdpo_sr.stage2.gdpo_model", {"gdpo_sr.rewards.base"}) == []
     assert upward_imports("gdpo_sr.utils.color_fix", {"gdpo_sr.utils.image_io"}) != []
 
 

@@ -12,7 +12,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 
-from gdpo_sr.lora import (
+from gdpo_sr.checkpoints.lora import (
     adapter_active,
     adapters_disabled,
     add_lora,

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from gdpo_sr.advantages import group_advantages
+from gdpo_sr.group.errors import mean_squared_error
 from gdpo_sr.losses import diffusion_dpo_loss, gdpo_loss, grpo_loss, vsd_loss
 from gdpo_sr.losses.gdpo_loss import group_gradient_scale, preference_margin
 from gdpo_sr.losses.vsd_loss import classifier_free_guidance
-from gdpo_sr.prediction_errors import mean_squared_error
 
 
 def rng(seed: int = 0) -> torch.Generator:

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from gdpo_sr import OneStepSRPipeline
+from gdpo_sr.checkpoints.lora import add_lora, lora_parameters, merge_lora, save_lora
 from gdpo_sr.generators.load import load_text_encoder
-from gdpo_sr.lora import add_lora, lora_parameters, merge_lora, save_lora
+from gdpo_sr.generators.one_step import OneStepScheduler
 from gdpo_sr.pipelines.noise_field import NoiseField, draw_seed
-from gdpo_sr.schedulers.one_step import OneStepScheduler
 from gdpo_sr.types import CheckpointError, ImageError, OptionError
 from tests.tiny_base import PROMPT, tiny_base
 

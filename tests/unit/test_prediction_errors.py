@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from gdpo_sr.checkpoints.lora import add_lora
 from gdpo_sr.generators.load import build_generator, load_components
-from gdpo_sr.lora import add_lora
-from gdpo_sr.losses import gdpo_loss
-from gdpo_sr.prediction_errors import (
+from gdpo_sr.group.errors import (
     GroupErrors,
     NoisyGroup,
     encode_candidates,
     group_from_lr,
     predictions,
 )
+from gdpo_sr.losses import gdpo_loss
 from tests.tiny_base import tiny_base
 
 

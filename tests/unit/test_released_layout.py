@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from gdpo_sr.released_layout import own_name, read_layout
+from gdpo_sr.checkpoints.released_layout import own_name, read_layout
 from gdpo_sr.types import CheckpointError
 
 UNET_A = "conv_in.lora_A.default_encoder.weight"

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gdpo_sr.generators.diffusion_math import add_noise
-from gdpo_sr.schedulers.one_step import OneStepScheduler
+from gdpo_sr.generators.one_step import OneStepScheduler
 from gdpo_sr.types import OptionError
 
 STABLE_DIFFUSION = {

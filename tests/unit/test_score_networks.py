@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from gdpo_sr.generator_adapters import GeneratorAdapters
+from gdpo_sr.checkpoints.generator_adapters import GeneratorAdapters
+from gdpo_sr.checkpoints.lora import lora_parameters
 from gdpo_sr.generators.diffusion_math import add_noise, velocity
 from gdpo_sr.generators.load import build_generator, load_components
-from gdpo_sr.lora import lora_parameters
-from gdpo_sr.models.score_networks import ScoreNetworks
-from gdpo_sr.schedulers.one_step import OneStepScheduler
+from gdpo_sr.generators.one_step import OneStepScheduler
+from gdpo_sr.stage1.score_networks import ScoreNetworks
 from tests.tiny_base import tiny_base
 
 

@@ -13,14 +13,14 @@ import pytest
 import torch
 
 from gdpo_sr.advantages import permutation_within_groups
-from gdpo_sr.candidates import draw_noise
 from gdpo_sr.config.degradation import DegradationOptions
 from gdpo_sr.data.degradations import RealESRGANDegradation
-from gdpo_sr.models import stop_signal
-from gdpo_sr.models.processes import agree, log_processes, without_the_lost
-from gdpo_sr.models.random_sources import RandomSources
-from gdpo_sr.models.stop_signal import StopSignal
+from gdpo_sr.group.sample import draw_noise
 from gdpo_sr.shared_random import SharedGenerator, draw_rows
+from gdpo_sr.trainer import stop_signal
+from gdpo_sr.trainer.processes import agree, log_processes, without_the_lost
+from gdpo_sr.trainer.random_sources import RandomSources
+from gdpo_sr.trainer.stop_signal import StopSignal
 from gdpo_sr.types import ProcessError
 
 

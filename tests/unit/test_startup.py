@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from gdpo_sr import evaluate, inference
-from gdpo_sr.folder_jobs import command
 from gdpo_sr.metrics import PROTOCOLS
+from gdpo_sr.restore import command
 from gdpo_sr.utils.color_fix import COLOR_FIXES
 
 SCRIPT = """

@@ -14,13 +14,13 @@ import pytest
 import torch
 from torch import nn
 
+from gdpo_sr.checkpoints.lora import add_lora, lora_parameters
 from gdpo_sr.generators.load import build_generator, load_components
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
-from gdpo_sr.lora import add_lora, lora_parameters
-from gdpo_sr.models.score_networks import ScoreNetworks
+from gdpo_sr.generators.one_step import OneStepScheduler
+from gdpo_sr.group.errors import prediction_errors
 from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline
-from gdpo_sr.prediction_errors import prediction_errors
-from gdpo_sr.schedulers.one_step import OneStepScheduler
+from gdpo_sr.stage1.score_networks import ScoreNetworks
 from gdpo_sr.types import CheckpointError
 from tests.tiny_base import tiny_base
 

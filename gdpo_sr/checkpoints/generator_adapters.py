@@ -1,0 +1,177 @@
+"""What stage 1 trains on a base: LoRA on UNet and VAE encoder, and the UNet's `conv_in` in full.
+
+On disk this is a LoRA folder of the UNet in PEFT's format with three additions:
+`conv_in.safetensors` (weight and bias that replace the base's), `vae/` (a LoRA in the same format)
+and `stage1.json` (timesteps and prompt).
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from gdpo_sr.checkpoints.lora import (
+    STAGE1_FILE,
+    Adapter,
+    adapter_of,
+    adapters_disabled,
+    add_lora,
+    attach_lora,
+    find_adapter,
+    is_stage1,
+    lora_parameters,
+    read_adapter,
+    write_adapter,
+)
+from gdpo_sr.types import CheckpointError
+
+ENCODER_TARGETS = (
+    r"quant_conv|encoder\.(.*\.)?"
+    r"(conv_in|conv_out|conv1|conv2|conv|conv_shortcut|to_q|to_k|to_v|to_out\.0)"
+)
+"""Convolutions and attention of the encoder of an AutoencoderKL, as in the released code."""
+CONV_IN_FILE = "conv_in.safetensors"
+VAE_FOLDER = "vae"
+
+
+def encoder_targets(vae: nn.Module) -> str:
+    """Modules of the encoder of `vae` that get a LoRA; the embedded one is one convolution."""
+    return "encoder" if isinstance(vae.encoder, nn.Conv2d) else ENCODER_TARGETS
+
+
+class GeneratorAdapters:
+    """Adapters on a UNet and a VAE, made by `add` or `load`.
+
+    Attributes:
+        unet, vae: the networks, frozen but for what is added.
+        name: of the adapters.
+        original_conv_in: frozen copy of the base's `conv_in`.
+    """
+
+    def __init__(self, unet: nn.Module, vae: nn.Module, name: str = "default") -> None:
+        self.unet, self.vae, self.name = unet, vae, name
+        self.original_conv_in = copy.deepcopy(unet.conv_in).requires_grad_(False)
+
+    def add(self, rank: int = 4, alpha: int | None = None, dropout: float = 0.0) -> None:
+        """New trainable adapters; the networks compute what they did before."""
+        add_lora(self.unet, rank, alpha, dropout, self.name)
+        add_lora(self.vae, rank, alpha, dropout, self.name, encoder_targets(self.vae))
+        self.conv_in.requires_grad_(True)
+
+    def load(self, folder: str | Path, trainable: bool = False) -> dict[str, Any]:
+        """Adapters saved by `save`, or those of the run in `folder`.
+
+        Returns:
+            the settings that were saved with them.
+
+        Raises:
+            CheckpointError: no adapters of stage 1 there, or of another architecture.
+        """
+        adapter = find_adapter(folder)
+        conv_in = _read_conv_in(adapter)
+        unet, vae = (read_adapter(part) for part in (adapter, adapter / VAE_FOLDER))
+        self.attach(unet, vae, conv_in, adapter, trainable)
+        return json.loads((adapter / STAGE1_FILE).read_text(encoding="utf-8"))
+
+    def attach(
+        self,
+        unet: Adapter,
+        vae: Adapter,
+        conv_in: dict[str, torch.Tensor],
+        source: str | Path,
+        trainable: bool = False,
+    ) -> None:
+        """`load` of adapters that are in memory; `source` is where they are from, for messages."""
+        self._check_conv_in(conv_in, source)
+        attach_lora(self.unet, unet, source, self.name, trainable)
+        attach_lora(self.vae, vae, source, self.name, trainable)
+        self.conv_in.load_state_dict(conv_in)
+        self.conv_in.requires_grad_(trainable)
+
+    def _check_conv_in(self, conv_in: dict[str, torch.Tensor], source: str | Path) -> None:
+        for name, own in self.original_conv_in.state_dict().items():
+            found = tuple(conv_in[name].shape) if name in conv_in else None
+            if found != tuple(own.shape):
+                raise CheckpointError(
+                    f"'{source}': the {name} of conv_in has shape {found}, the base's "
+                    f"{tuple(own.shape)}: use the base it was trained on"
+                )
+
+    @property
+    def conv_in(self) -> nn.Module:
+        """The UNet's input convolution without its adapter."""
+        return getattr(self.unet.conv_in, "base_layer", self.unet.conv_in)
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """What is trained, each parameter once, by its name in the generator."""
+        own = {id(p) for p in lora_parameters(self.unet, self.name)}
+        own |= {id(p) for p in lora_parameters(self.vae, self.name)}
+        own |= {id(p) for p in self.conv_in.parameters()}
+        networks = {"unet": self.unet, "vae": self.vae}
+        return {
+            f"{part}.{name}": p
+            for part, network in networks.items()
+            for name, p in network.named_parameters()
+            if id(p) in own
+        }
+
+    @contextmanager
+    def original_input(self) -> Iterator[None]:
+        """Inside, the UNet's `conv_in` has the base's weights; a graph made before stays valid."""
+        trained, layer = self.conv_in, self.unet.conv_in
+        layer.base_layer = self.original_conv_in
+        try:
+            yield
+        finally:
+            layer.base_layer = trained
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """Inside, both networks compute what the base computes."""
+        with self.original_input(), adapters_disabled(self.unet), adapters_disabled(self.vae):
+            yield
+
+    def save(self, folder: str | Path, settings: dict[str, Any]) -> Path:
+        """Write the folder described at the head of this module; `settings` are plain values."""
+        adapters = (adapter_of(network, self.name) for network in (self.unet, self.vae))
+        return write_stage1(folder, *adapters, self.conv_in.state_dict(), settings)
+
+
+def write_stage1(
+    folder: str | Path,
+    unet: Adapter,
+    vae: Adapter,
+    conv_in: dict[str, torch.Tensor],
+    settings: dict[str, Any],
+) -> Path:
+    """A stage-1 folder out of its parts; it appears when it is complete."""
+    folder = Path(folder)
+    staging = folder.with_name(f".{folder.name}.staging")
+    shutil.rmtree(staging, ignore_errors=True)
+    write_adapter(unet, staging)
+    write_adapter(vae, staging / VAE_FOLDER)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in conv_in.items()}
+    save_file(tensors, staging / CONV_IN_FILE, metadata={"format": "pt"})
+    text = json.dumps(settings, indent=1, ensure_ascii=False) + "\n"
+    (staging / STAGE1_FILE).write_text(text, encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    return staging.rename(folder)
+
+
+def _read_conv_in(adapter: Path) -> dict[str, torch.Tensor]:
+    files = (adapter / CONV_IN_FILE, adapter / VAE_FOLDER)
+    if not is_stage1(adapter) or not all(file.exists() for file in files):
+        raise CheckpointError(
+            f"'{adapter}' is no complete LoRA of stage 1 ({CONV_IN_FILE}, {VAE_FOLDER}/ and "
+            f"{STAGE1_FILE} beside the UNet's): give the folder of a stage-1 run"
+        )
+    return load_file(adapter / CONV_IN_FILE)

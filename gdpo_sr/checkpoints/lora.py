@@ -1,0 +1,282 @@
+"""LoRA adapters of one network: add, switch, save and load in PEFT's format, merge."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer, check_target_module_exists
+from peft.utils.other import get_pattern_key
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from gdpo_sr.types import CheckpointError
+
+UNET_TARGETS = (
+    r"(.*\.)?(conv_in|conv_out|conv1|conv2|conv|conv_shortcut|proj_in|proj_out"
+    r"|to_q|to_k|to_v|to_out\.0|ff\.net\.0\.proj|ff\.net\.2)"
+)
+"""Attention q, k, v, out, convolutions, proj_in/out and feed-forward, as in the released code.
+
+The time embedding is left out.
+"""
+
+WEIGHTS_FILE = "adapter_model.safetensors"
+CONFIG_FILE = "adapter_config.json"
+STAGE1_FILE = "stage1.json"
+"""Marks an adapter folder of stage 1; see `gdpo_sr.checkpoints.generator_adapters`."""
+_PREFIX = "base_model.model."
+PEFT_DEFAULT_ALPHA = 8
+"""The released checkpoints leave alpha at peft's default, so that rank 4 is scaled by 2."""
+
+
+class Adapter(NamedTuple):
+    """A LoRA apart from its network.
+
+    Attributes:
+        config: rank, alpha and targets.
+        tensors: `<module>.lora_A.weight` (r, in[, k, k]) and `<module>.lora_B.weight`
+            (out, r[, 1, 1]).
+    """
+
+    config: LoraConfig
+    tensors: dict[str, torch.Tensor]
+
+
+def add_lora(
+    unet: nn.Module,
+    rank: int = 4,
+    alpha: int | None = None,
+    dropout: float = 0.0,
+    name: str = "default",
+    targets: str = UNET_TARGETS,
+) -> list[nn.Parameter]:
+    """Add a trainable adapter and make it the active one; it starts as the identity (B = 0).
+
+    `targets` is matched against whole module names. Returns the adapter's parameters.
+    """
+    _add_adapter(unet, lora_config(rank, alpha, dropout, targets), name)
+    return lora_parameters(unet, name)
+
+
+def lora_config(
+    rank: int, alpha: int | None = None, dropout: float = 0.0, targets: str = UNET_TARGETS
+) -> LoraConfig:
+    """PEFT's config of an adapter as this package makes them."""
+    return LoraConfig(
+        r=rank,
+        lora_alpha=PEFT_DEFAULT_ALPHA if alpha is None else alpha,
+        lora_dropout=dropout,
+        init_lora_weights="gaussian",
+        target_modules=targets,
+    )
+
+
+def _add_adapter(unet: nn.Module, config: LoraConfig, name: str) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")  # a second one is meant
+        unet.add_adapter(config, adapter_name=name)
+
+
+def lora_parameters(unet: nn.Module, name: str | None = None) -> list[nn.Parameter]:
+    """LoRA parameters of the adapter `name`, or of all, in the order of the module tree."""
+    wanted = "." if name is None else f".{name}."
+    named = unet.named_parameters()
+    return [p for key, p in named if wanted in key.partition(".lora_")[2]]
+
+
+@contextmanager
+def adapters_disabled(unet: nn.Module) -> Iterator[None]:
+    """Inside, `unet` computes what it did before LoRA was added: the reference policy."""
+    layers = [m for m in unet.modules() if isinstance(m, BaseTunerLayer)]
+    if not layers:
+        yield
+        return
+    trainable = [p.requires_grad for p in lora_parameters(unet)]
+    unet.disable_adapters()
+    try:
+        yield
+    finally:
+        unet.enable_adapters()
+        _set_trainable(unet, trainable)
+
+
+@contextmanager
+def adapter_active(unet: nn.Module, name: str) -> Iterator[None]:
+    """Inside, `unet` computes with the adapter `name` alone; what is trainable stays so."""
+    trainable = [p.requires_grad for p in lora_parameters(unet)]
+    before = unet.active_adapters()
+    unet.set_adapter(name)
+    _set_trainable(unet, trainable)
+    try:
+        yield
+    finally:
+        unet.set_adapter(before)
+        _set_trainable(unet, trainable)
+
+
+def _set_trainable(unet: nn.Module, flags: list[bool]) -> None:
+    """PEFT turns gradients on and off when adapters are switched; put them back."""
+    for parameter, flag in zip(lora_parameters(unet), flags, strict=True):
+        parameter.requires_grad_(flag)
+
+
+def adapter_of(unet: nn.Module, name: str = "default") -> Adapter:
+    """Config and tensors, on the CPU, of an adapter of `unet`."""
+    weights = get_peft_model_state_dict(unet, adapter_name=name)
+    tensors = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
+    return Adapter(unet.peft_config[name], tensors)
+
+
+def save_lora(unet: nn.Module, folder: str | Path, name: str = "default") -> Path:
+    """Write adapter_config.json and adapter_model.safetensors; `folder` appears when complete."""
+    return write_adapter(adapter_of(unet, name), folder)
+
+
+def write_adapter(adapter: Adapter, folder: str | Path) -> Path:
+    """`save_lora` of an adapter that is on no network."""
+    folder = Path(folder)
+    temporary = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    tensors = {_PREFIX + key: value for key, value in adapter.tensors.items()}
+    save_file(tensors, temporary / WEIGHTS_FILE, metadata={"format": "pt"})
+    adapter.config.save_pretrained(temporary)
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(temporary, folder)
+    return folder
+
+
+def find_adapter(folder: str | Path) -> Path:
+    """The adapter folder meant by `folder`: itself, or the latest adapter of a training run.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    folder = Path(folder)
+    for candidate in (folder, folder / "models" / "lora_latest", folder / "lora_latest"):
+        if (candidate / CONFIG_FILE).is_file() and (candidate / WEIGHTS_FILE).is_file():
+            return candidate
+    raise CheckpointError(
+        f"'{folder}' holds no LoRA ({CONFIG_FILE} and {WEIGHTS_FILE}): give a run folder such as "
+        "experiments/NAME or a folder written by save_lora"
+    )
+
+
+def load_lora(
+    unet: nn.Module, folder: str | Path, name: str = "default", trainable: bool = False
+) -> list[nn.Parameter]:
+    """Add the adapter in `folder` (or of the run in `folder`) to `unet`. Returns its parameters.
+
+    Raises:
+        CheckpointError: no adapter there, one that does not fit this UNet, or one of stage 1, which
+            changes more than the UNet.
+    """
+    adapter = find_adapter(folder)
+    if is_stage1(adapter):
+        raise CheckpointError(
+            f"'{adapter}' is a LoRA of stage 1, which changes the VAE too: merge it (gdpo-sr merge "
+            f"--base BASE --lora {adapter} -o FOLDER) and use FOLDER as the base"
+        )
+    return attach_lora(unet, read_adapter(adapter), adapter, name, trainable)
+
+
+def is_stage1(adapter: Path) -> bool:
+    """Whether an adapter folder holds more than a LoRA of the UNet."""
+    return (adapter / STAGE1_FILE).is_file()
+
+
+def attach_lora(
+    unet: nn.Module,
+    adapter: Adapter,
+    source: str | Path,
+    name: str = "default",
+    trainable: bool = False,
+) -> list[nn.Parameter]:
+    """`load_lora` of an adapter that is in memory; `source` is where it is from, for messages."""
+    config, tensors = adapter
+    _check_fit(unet, config, tensors, source)
+    _add_adapter(unet, config, name)
+    set_peft_model_state_dict(unet, tensors, adapter_name=name)
+    parameters = lora_parameters(unet, name)
+    for parameter in parameters:
+        parameter.requires_grad_(trainable)
+    return parameters
+
+
+def read_adapter(adapter: Path) -> Adapter:
+    """Config and tensors in an adapter folder.
+
+    Raises:
+        CheckpointError: a file is damaged.
+    """
+    try:
+        config = LoraConfig.from_pretrained(str(adapter))
+        weights = load_file(adapter / WEIGHTS_FILE)
+    except (SafetensorError, ValueError, TypeError) as error:
+        raise CheckpointError(
+            f"LoRA '{adapter}' cannot be read ({str(error).strip().splitlines()[0]}): "
+            "it is damaged, copy or train it again"
+        ) from error
+    return Adapter(config, {key.removeprefix(_PREFIX): value for key, value in weights.items()})
+
+
+def _check_fit(
+    unet: nn.Module, config: LoraConfig, tensors: dict[str, torch.Tensor], source: str | Path
+) -> None:
+    """Compare the adapter with the UNet before anything is changed."""
+    modules = dict(unet.named_modules())
+    saved = {key.partition(".lora_")[0] for key in tensors}
+    lacking = [n for n in modules if check_target_module_exists(config, n) and n not in saved]
+    if lacking:
+        raise CheckpointError(
+            f"LoRA '{source}' has no weights for module '{lacking[0]}' of this base: "
+            "use the base that it was trained on"
+        )
+    for key, tensor in tensors.items():
+        module_name, _, kind = key.partition(".lora_")
+        weight = getattr(modules.get(module_name), "weight", None)
+        if weight is None:
+            raise CheckpointError(
+                f"LoRA '{source}' is for module '{module_name}', which this base lacks: "
+                "use the base that it was trained on"
+            )
+        part = slice(1, None) if kind.startswith("A") else slice(0, 1)
+        if tensor.shape[part] != weight.shape[part]:
+            raise CheckpointError(
+                f"LoRA '{source}': {key} has shape {tuple(tensor.shape)}, the base's weight "
+                f"{tuple(weight.shape)}: use the base that it was trained on"
+            )
+        _check_rank(config, key, tensor, source)
+
+
+def _check_rank(config: LoraConfig, key: str, tensor: torch.Tensor, source: str | Path) -> None:
+    """The config's rank is the tensor's: torch would only say that sizes do not match."""
+    module_name, _, kind = key.partition(".lora_")
+    pattern = get_pattern_key(config.rank_pattern.keys(), module_name)
+    expected = config.rank_pattern.get(pattern, config.r)
+    rank = tensor.shape[0 if kind.startswith("A") else 1]
+    if rank != expected:
+        raise CheckpointError(
+            f"LoRA '{source}': {key} has rank {rank}, {CONFIG_FILE} says {expected}: "
+            "the two files are of different adapters, copy both from one"
+        )
+
+
+def merge_lora(unet: nn.Module) -> nn.Module:
+    """Add the active adapters to the base weights and remove the LoRA layers; same function.
+
+    Also for a VAE with adapters.
+    """
+    unet.fuse_lora()
+    unet.unload_lora()
+    return unet

@@ -1,0 +1,123 @@
+"""LatentRRDBNet: RRDBNet's trunk as the one network call of a one-step generator.
+
+Noisy latents of a bicubic enlargement go in, restored latents come out. A fixed linear filter
+recovers the LR picture from the noisy latents; what it leaves over, which is the noise, enters
+through a convolution of its own, so that outputs differ with the noise. The trunk is that of
+Real-ESRGAN (Wang et al., 2021; blocks of ESRGAN, 2018) at LR resolution, which is also the
+resolution of the latents, and so is the head: nothing is computed at full resolution.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.loaders import PeftAdapterMixin
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
+from torch import nn
+
+_SLOPE = 0.2
+_RESIDUAL = 0.2
+"""Of LeakyReLU, and of every residual branch, as in RRDBNet."""
+
+
+class ResidualDenseBlock(nn.Module):
+    """Five convolutions, each of which sees the outputs of all before it; (N, F, h, w)."""
+
+    def __init__(self, num_feat: int, num_grow_ch: int) -> None:
+        super().__init__()
+        f, g = num_feat, num_grow_ch
+        self.conv1 = nn.Conv2d(f, g, 3, 1, 1)
+        self.conv2 = nn.Conv2d(f + g, g, 3, 1, 1)
+        self.conv3 = nn.Conv2d(f + 2 * g, g, 3, 1, 1)
+        self.conv4 = nn.Conv2d(f + 3 * g, g, 3, 1, 1)
+        self.conv5 = nn.Conv2d(f + 4 * g, f, 3, 1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`x` plus what the block adds."""
+        seen = [x]
+        for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
+            seen.append(F.leaky_relu(conv(torch.cat(seen, 1)), _SLOPE))
+        return x + _RESIDUAL * self.conv5(torch.cat(seen, 1))
+
+
+class RRDB(nn.Module):
+    """Residual in residual: three dense blocks; (N, F, h, w)."""
+
+    def __init__(self, num_feat: int, num_grow_ch: int) -> None:
+        super().__init__()
+        self.rdb1 = ResidualDenseBlock(num_feat, num_grow_ch)
+        self.rdb2 = ResidualDenseBlock(num_feat, num_grow_ch)
+        self.rdb3 = ResidualDenseBlock(num_feat, num_grow_ch)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`x` plus what the blocks add."""
+        return x + _RESIDUAL * self.rdb3(self.rdb2(self.rdb1(x)))
+
+
+class LatentRRDBNet(ModelMixin, ConfigMixin, PeftAdapterMixin):
+    """Restored latents from noisy ones, both (N, in_channels, h, w).
+
+    It predicts the sample (x0), so its scheduler must have ``prediction_type: sample``. Prompt and
+    timestep change nothing.
+
+    Args:
+        in_channels: channels of the latents.
+        num_feat, num_grow_ch, num_block: width, growth and number of blocks of the trunk.
+        head_feat: width of the head.
+        latent_gain: sqrt(abar) at the t_add that `lr_filter` was fitted for.
+        cross_attention_dim: width of the prompt embeddings that come along.
+        block_out_channels: one entry, since the network has one resolution.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        in_channels: int = 12,
+        num_feat: int = 64,
+        num_grow_ch: int = 32,
+        num_block: int = 4,
+        head_feat: int = 128,
+        latent_gain: float = 0.8208,
+        cross_attention_dim: int = 32,
+        block_out_channels: tuple[int, ...] = (64,),
+    ) -> None:
+        super().__init__()
+        c, f = in_channels, num_feat
+        # The two linear filters and the scale are fitted, then frozen: raw latents are large, and
+        # an optimizer's step on what sees them would destroy the network.
+        self.lr_filter = nn.Conv2d(c, 3, 5, 1, 2, padding_mode="replicate")
+        self.lr_latents = nn.Conv2d(3, c, 5, 1, 2, padding_mode="replicate")
+        self.register_buffer("residual_scale", torch.ones(c))
+        self.noise_in = nn.Conv2d(c, f, 3, 1, 1)
+        self.conv_first = nn.Conv2d(3, f, 3, 1, 1)
+        self.body = nn.ModuleList(RRDB(f, num_grow_ch) for _ in range(num_block))
+        self.conv_body = nn.Conv2d(f, f, 3, 1, 1)
+        self.head1 = nn.Conv2d(f, head_feat, 3, 1, 1)
+        self.head2 = nn.Conv2d(head_feat, head_feat, 3, 1, 1)
+        self.head_out = nn.Conv2d(head_feat, c, 3, 1, 1)
+
+    def forward(
+        self,
+        sample: torch.Tensor,
+        timestep: torch.Tensor | float | int | None = None,
+        encoder_hidden_states: torch.Tensor | None = None,
+        return_dict: bool = True,
+    ) -> UNet2DConditionOutput | tuple[torch.Tensor]:
+        """The restored latents of `sample` (N, c, h, w)."""
+        # On a CPU the convolutions of a picture in this order of memory are half as fast again.
+        sample = sample.contiguous(memory_format=torch.channels_last)
+        lr = self.lr_filter(sample)
+        enlarged = self.lr_latents(lr)
+        noise = sample - self.config.latent_gain * enlarged
+        first = self.conv_first(lr) + self.noise_in(noise)
+        x = first
+        for block in self.body:
+            x = block(x)
+        x = first + self.conv_body(x)
+        x = F.leaky_relu(self.head1(x), _SLOPE)
+        x = F.leaky_relu(self.head2(x), _SLOPE)
+        detail = self.head_out(x) * self.residual_scale.view(1, -1, 1, 1)
+        restored = enlarged + detail
+        return UNet2DConditionOutput(sample=restored) if return_dict else (restored,)

@@ -1,0 +1,202 @@
+"""GDPOModel: stage 2, Group Direct Preference Optimization of the generator's LoRA (GDPO-SR section
+3.2).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from accelerate.utils import broadcast_object_list
+from torch import nn
+
+from gdpo_sr.checkpoints.lora import add_lora, load_lora, save_lora
+from gdpo_sr.group.chunked_update import ChunkedBackward
+from gdpo_sr.group.group_update import GroupUpdate, group_update
+from gdpo_sr.group.rollouts import Rollout, roll_out, rollout_logs, set_advantages, timed
+from gdpo_sr.stage2.build_rewards import build_loss, build_rewards
+from gdpo_sr.stage2.reference import Reference, without_dropout
+from gdpo_sr.trainer.alarms import AlarmReport, Alarms
+from gdpo_sr.trainer.base_model import BaseModel
+from gdpo_sr.trainer.build_data import (
+    build_base_generator,
+    build_validation_metrics,
+    build_validation_pairs,
+)
+from gdpo_sr.trainer.comparison import Comparison
+from gdpo_sr.trainer.network_setup import set_up_networks
+from gdpo_sr.trainer.sharding import (
+    check_plain_processes,
+    check_spread,
+    shard_frozen,
+    spreads_weights,
+)
+from gdpo_sr.trainer.spread_optimizer import spreads_states
+from gdpo_sr.trainer.validation import PairedValidation, Pictures
+from gdpo_sr.types import LossOutput, SRBatch
+
+BEST = "lora_best"
+"""Name, under `models/`, of the best validated model before an alarm."""
+
+
+class GDPOModel(BaseModel):
+    """Samples groups with the reference, rewards them, and moves the policy towards the better
+    candidates.
+
+    The reference is the policy with its adapters switched off, or with another, frozen adapter: one
+    UNet in memory.
+    """
+
+    random_names = ("degradation", "sampling", "action", "update", "reward", "control")
+    result_name = "GDPO"
+    fitted_label = "rewarded"
+
+    def build(self) -> dict[str, nn.Parameter]:
+        """Generator, LoRA, rewards and validation."""
+        o = self.options
+        self.generator = build_base_generator(o.network_g).to(self.accelerator.device)
+        unet = self.generator.unet
+        if o.path.pretrain_lora is not None:
+            load_lora(unet, o.path.pretrain_lora, trainable=True)
+        else:
+            add_lora(unet, o.train.lora.rank, o.train.lora.alpha, o.train.lora.dropout)
+        self.reference = Reference(unet, o.train.reference.refresh_every > 0)
+        set_up_networks([unet, self.generator.vae], o.train)
+        if spreads_weights(self.accelerator):
+            check_spread(self.accelerator, o.train.channels_last, o.train.compile)
+            shard_frozen(unet, self.accelerator)
+        else:
+            check_plain_processes(self.accelerator, "stage 2")
+        device = str(self.accelerator.device)
+        self.rewards = build_rewards(o.train.reward, device, self.random["reward"])
+        self.loss = build_loss(o.train.loss)
+        if self.loss.scale is not None:
+            self.loss.scale.reduce = self._mean_over_processes
+        a = o.train.alarms
+        self.alarms = Alarms(
+            a.metric_limit, a.probe_limit, a.share, self.generator.pixels_per_latent
+        )
+        self.validation = PairedValidation(
+            self.generator,
+            build_validation_pairs(o),
+            build_validation_metrics(o, self.rewards, device),
+            set(self.rewards),
+            o.val.noise_seed,
+            o.val.num_noises,
+            o.val.color_fix,
+        )
+        trained = {name: p for name, p in unet.named_parameters() if p.requires_grad}
+        self.in_chunks = self._build_in_chunks(list(trained.values()))
+        return trained
+
+    def _build_in_chunks(self, parameters: list[nn.Parameter]) -> ChunkedBackward | None:
+        chunk = self.options.train.update_chunk
+        if chunk is None:
+            return None
+        spreads = spreads_states(self.accelerator)
+        backward = (lambda loss: self.weight_update.backward(loss)) if spreads else None
+        return ChunkedBackward(self.loss, parameters, chunk, self.accelerator, backward)
+
+    def _mean_over_processes(self, values: torch.Tensor) -> torch.Tensor:
+        return self.accelerator.reduce(values, "mean")
+
+    def prepare_update(self, batches: list[SRBatch]) -> list[Rollout]:
+        """Groups, scores and advantages of one update (ALGORITHM: section 3): some estimators need
+        the statistics of all of them.
+        """
+        t = self.options.train
+        sampler = self.reference.active if t.sampler == "reference" else without_dropout
+        rollouts = [
+            roll_out(self.generator, self.rewards, t, batch, self.random, sampler)
+            for batch in batches
+        ]
+        set_advantages(rollouts, t.advantage.type, t.advantage.clip, self.accelerator.gather)
+        return rollouts
+
+    def compute_loss(self, item: Rollout) -> LossOutput:
+        """Loss of the groups of one batch, and what to log."""
+        with timed(item.seconds, "update"):
+            update = self.group_update(item)
+            output = self.loss(update.signal(update.predict()))
+        return LossOutput(output.loss, {**output.logs, **rollout_logs(item, self.rewards)})
+
+    def group_update(self, item: Rollout) -> GroupUpdate:
+        """What the groups of one batch ask of the policy."""
+        return group_update(
+            self.generator,
+            self.reference,
+            self.options.train,
+            item,
+            self.random["update"],
+            self.loss.same_noise,
+        )
+
+    def _backward(self, item: Rollout, count: int) -> LossOutput:
+        """With `train.update_chunk` a few candidates at a time."""
+        if self.in_chunks is None:
+            return super()._backward(item, count)
+        with timed(item.seconds, "update"):
+            with self.accelerator.autocast():
+                update = self.group_update(item)
+            output = self.in_chunks(update, count)
+        return LossOutput(output.loss, {**output.logs, **rollout_logs(item, self.rewards)})
+
+    def after_update(self) -> None:
+        """Refresh the reference when it is due."""
+        r = self.options.train.reference
+        if r.refresh_every and self.iteration % r.refresh_every == 0:
+            self.reference.refresh(r.mix)
+
+    def extra_state(self) -> dict[str, Any]:
+        """Reference, automatic omega, and the best validation so far."""
+        scale = self.loss.scale
+        return {
+            "reference": self.reference.state_dict(),
+            "scale": {} if scale is None else scale.state_dict(),
+            "alarms": self.alarms.state_dict(),
+            "stop_early": self.stop_early,
+        }
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore what `extra_state` returned."""
+        self.reference.load_state_dict(state["reference"])
+        if self.loss.scale is not None:
+            self.loss.scale.load_state_dict(state["scale"])
+        self.alarms.load_state_dict(state["alarms"])
+        self.stop_early = state["stop_early"]
+
+    def progress_text(self, logs: dict[str, float]) -> str:
+        """Loss and the mean of every rewarded metric of the group."""
+        metrics = [f"{name} {logs[f'metric_{name}']:.2f}" for name in self.rewards]
+        return " ".join([f"loss {logs['loss']:.3f}", *metrics])
+
+    def validate(self) -> None:
+        """As any stage, and every process learns whether the run ends here."""
+        super().validate()
+        if self.options.train.alarms.stop and self.world > 1:
+            [self.stop_early] = broadcast_object_list([self.stop_early])
+
+    def judge(self, comparison: Comparison, pictures: Pictures) -> dict[str, Any]:
+        """Look for reward hacking."""
+        report = self.alarms.check(comparison, pictures)
+        self._act_on(report)
+        return {"alarm": report.to_json()}
+
+    def _act_on(self, report: AlarmReport) -> None:
+        """Warn; with `alarms.stop` end the run at an alarm and keep the best model before it."""
+        if self.scalars is not None:
+            values = {f"val_alarm/{m.name}": m.worse for m in report.measures}
+            self.scalars.add_scalars(values, self.iteration)
+        if report.raised:
+            self.logger.warning("validation %d: %s", self.iteration, report.text())
+        if not self.options.train.alarms.stop:
+            return
+        if report.raised:
+            self.stop_early = True
+        elif report.best and self.iteration:
+            with self.weight_update.average.applied():
+                self.save_model(BEST)
+
+    def save_model(self, name: str) -> None:
+        """The LoRA in PEFT's format, as `models/<name>`."""
+        save_lora(self.generator.unet, self.paths.models / name)

@@ -1,0 +1,1 @@
+"""The machinery of research/ablations.py: plan, runs, results, statistics, document."""

@@ -1,0 +1,216 @@
+"""What is to be run: studies, their rows, and one job for each row, seed and control."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from gdpo_sr.config.base import OptionGroup
+from gdpo_sr.config.data_options import ValDataOptions
+from gdpo_sr.config.degradation import DegradationOptions
+from gdpo_sr.config.load import load_options, resolve_folder
+from gdpo_sr.config.problems import describe_problems
+from gdpo_sr.config.run_options import MetricOptions
+from gdpo_sr.config.schema import GDPOOptions
+from gdpo_sr.config.yaml_file import read_yaml
+from gdpo_sr.types import OptionError
+
+CONTROL = "train:control=permuted_advantages"
+
+
+class Evaluation(OptionGroup):
+    """How a trained run is measured, the same for all."""
+
+    metrics: dict[str, MetricOptions] = Field(description="Metrics by their name in the tables.")
+    noise_seed: int = Field(1000, ge=0, description="Seed of the noise, the same for all runs.")
+    num_noises: int = Field(1, ge=1, description="Noises per photo, averaged.")
+    color_fix: Literal["wavelet", "adain", "none"] = Field(
+        "wavelet", description="Colours of the LR photo for all, as in inference."
+    )
+    sets: dict[str, ValDataOptions] = Field(description="Photos by their name in the tables.")
+    crop: int = Field(256, ge=64, description="Side of the centre crops of more sets (--pairs).")
+
+
+class Common(OptionGroup):
+    """What all studies share: research/options/common.yml."""
+
+    options: str = Field(description="Options file that every run starts from.")
+    force: list[str] = Field(default_factory=list, description="Changes, as --force_yml.")
+    settings: dict[str, list[str]] = Field(
+        default_factory=dict, description="Further changes by a name that studies refer to."
+    )
+    seeds: list[int] = Field([0, 1, 2], min_length=1, description="Seeds of every row.")
+    evaluation: Evaluation = Field(description="How runs are measured.")
+    held_out_every: int = Field(5, ge=2, description="--tune holds out every so many photos.")
+    tried: str = Field("", description="What was tried in tuning, for the document.")
+    findings: str = Field("", description="What the tables say in plain words, for the document.")
+
+    def seeds_of(self, study: Study) -> list[int]:
+        """The study's own seeds, if it names any."""
+        return study.seeds or self.seeds
+
+    def with_sets(self, sets: dict[str, dict[str, Any]]) -> Common:
+        """With more evaluation sets of paired photos."""
+        more = {
+            name: ValDataOptions(type="PairedDataset", gt_size=self.evaluation.crop, **folders)
+            for name, folders in sets.items()
+        }
+        evaluation = self.evaluation.model_copy(update={"sets": {**self.evaluation.sets, **more}})
+        return self.model_copy(update={"evaluation": evaluation})
+
+    def with_folders(self, train: Path, held_out: Path) -> Common:
+        """Training on one folder, measured on another alone: its photos degraded strongly and, as
+        real ones, lightly. One seed.
+        """
+        common = {"dataroot_gt": str(held_out), "gt_size": self.evaluation.crop}
+        light = DegradationOptions(light_prob=1.0)
+        sets = {
+            "held_out": ValDataOptions(**common),
+            "held_out_light": ValDataOptions(**common, degradation=light),
+        }
+        evaluation = self.evaluation.model_copy(update={"sets": sets})
+        force = [*self.force, f"datasets:train:dataroot_gt={train}"]
+        update = {"evaluation": evaluation, "force": force, "seeds": self.seeds[:1]}
+        return self.model_copy(update=update)
+
+
+class Claim(OptionGroup):
+    """A sentence of a paper and the comparison that decides it at this scale."""
+
+    text: str = Field(description="The claim in plain words.")
+    source: str = Field(description="Where it is made.")
+    better: str = Field(description="Row that should be better.")
+    than: str = Field(description="Row that it is compared with, `base` for the untrained base.")
+    metrics: list[str] = Field(default_factory=list, description="Empty: the rewarded ones.")
+    kind: Literal["better", "not_worse"] = Field(
+        "better", description="not_worse: no metric gets significantly worse."
+    )
+
+
+class Row(OptionGroup):
+    """One setting."""
+
+    force: tuple[str, ...] = Field((), description="Changes, as --force_yml.")
+    train: bool = Field(True, description="false: the base itself, measured with `t_add`.")
+    t_add: int | None = Field(None, ge=0, le=999, description="Step of the noise at evaluation.")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: a row, a seed, and whether its advantages are permuted."""
+
+    study: str
+    name: str
+    row: Row
+    seed: int
+    control: bool
+    setting: str | None = None
+
+    @property
+    def label(self) -> str:
+        """For the terminal."""
+        return f"{self.study} {self.name} seed {self.seed}{' control' if self.control else ''}"
+
+    def force(self, common: Common) -> list[str]:
+        """All changes of the options file, in the order in which they apply."""
+        setting = common.settings[self.setting] if self.setting is not None else []
+        own = [*common.force, *setting, *self.row.force, f"manual_seed={self.seed}"]
+        return [*own, CONTROL] if self.control else own
+
+    def options(self, common: Common) -> GDPOOptions:
+        """Checked options; run name and folders are the runner's matter."""
+        return load_options(common.options, self.force(common))
+
+    def as_control(self) -> Job:
+        """The same with permuted advantages."""
+        return replace(self, control=True)
+
+    @staticmethod
+    def base() -> Job:
+        """The untrained base with its own timesteps."""
+        return Job("base", "base", Row(train=False), 0, False)
+
+
+class Study(OptionGroup):
+    """One file of research/options."""
+
+    title: str = Field(description="Heading of the document's section.")
+    question: str = Field(description="What the study asks.")
+    rows: dict[str, Row] = Field(min_length=1, description="Settings by name.")
+    claims: list[Claim] = Field(default_factory=list, description="Claims that it decides.")
+    by_set: bool = Field(False, description="A table for each set of photos beside that for all.")
+    controls: bool = Field(True, description="Each row beside its control; false only for tuning.")
+    seeds: list[int] = Field(
+        default_factory=list, description="Seeds of every row; empty: those of common.yml."
+    )
+    setting: str | None = Field(
+        None, description="One of common.yml's settings, which the rows change further."
+    )
+    name: str = Field("", description="The file's name; not written in the file.")
+
+    def jobs(self, seed: int) -> list[Job]:
+        """Every row with one seed, each followed by its control."""
+        found = []
+        for name, row in self.rows.items():
+            found.append(self.job(name, seed))
+            if row.train and self.controls:
+                found.append(self.job(name, seed).as_control())
+        return found
+
+    def job(self, name: str, seed: int) -> Job:
+        """The run of one row and seed."""
+        return Job(self.name, name, self.rows[name], seed, False, self.setting)
+
+
+def load_studies(folder: Path, only: list[str], tune: bool) -> tuple[Common, list[Study]]:
+    """Common settings and studies in the order of their file names.
+
+    Raises:
+        OptionError: no such study, or a file that is not as described above.
+    """
+    common = _read(folder / "common.yml", Common)
+    common = common.model_copy(update={"options": _find(common.options, folder)})
+    files = sorted((folder / "tune" if tune else folder).glob("*.yml"))
+    studies = [
+        _read(file, Study).model_copy(update={"name": file.stem})
+        for file in files
+        if file.stem != "common" and (not only or file.stem in only)
+    ]
+    if missing := set(only) - {study.name for study in studies}:
+        known = ", ".join(file.stem for file in files if file.stem != "common")
+        raise OptionError(f"no study {', '.join(sorted(missing))} in {folder}: known: {known}")
+    for study in studies:
+        _check_claims(study, folder)
+        if study.setting is not None and study.setting not in common.settings:
+            raise OptionError(
+                f"{folder / study.name}.yml: setting '{study.setting}' is not in common.yml, "
+                f"known: {', '.join(common.settings) or 'none'}"
+            )
+    return common, studies
+
+
+def _check_claims(study: Study, folder: Path) -> None:
+    for claim in study.claims:
+        for row in (claim.better, claim.than):
+            if row != "base" and row not in study.rows:
+                raise OptionError(
+                    f"{folder / study.name}.yml: claim names row '{row}', known: "
+                    f"{', '.join(study.rows)}, base"
+                )
+
+
+def _find(options: str, folder: Path) -> str:
+    """An options file named from the working directory or from the repository."""
+    parent = resolve_folder(Path(options).parent, folder / "common.yml")
+    return str(Path(parent) / Path(options).name)
+
+
+def _read(file: Path, kind: type[Any]) -> Any:
+    try:
+        return kind.model_validate(read_yaml(file))
+    except ValidationError as error:
+        lines = describe_problems(error, kind, lambda location: str(file))
+        raise OptionError("\n".join(lines)) from error

@@ -1,1 +1,0 @@
-"""The machinery of scripts/ablations.py: plan, runs, results, statistics, document."""
