@@ -23,8 +23,7 @@ class OneStepScheduler(SchedulerMixin, ConfigMixin):
 
     Args:
         num_train_timesteps, beta_start, beta_end, beta_schedule: the DDPM schedule of the base.
-        prediction_type: what the network predicts: ``epsilon``, ``v_prediction``, or ``sample``, the
-            restored latent itself.
+        prediction_type: ``epsilon``, ``v_prediction``, or ``sample``: the restored latent itself.
         t_add: integer timestep whose noise level is added to the latent of the LR picture.
         t_diff: integer timestep that the UNet is told and that the inverse uses.
 

@@ -74,8 +74,8 @@ def test_timestep_out_of_range_in_a_call():
 
 
 def test_unknown_prediction_type():
-    with pytest.raises(OptionError, match="'sample'"):
-        OneStepScheduler(prediction_type="sample")
+    with pytest.raises(OptionError, match="'flow'"):
+        OneStepScheduler(prediction_type="flow")
 
 
 def test_t_add_of_one_call():
