@@ -1,4 +1,5 @@
-"""Run the ablations of research/options/*.yml on the embedded base and write docs/evidence.md.
+"""Run the ablations of research/options/*.yml on the embedded base and write
+research/evidence/evidence.md.
 
 Run, as often as it takes; every call goes on where the last one stopped:
     python research/ablations.py --minutes 60
@@ -31,18 +32,17 @@ from gdpo_sr.types import OptionError
 
 ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = ROOT / "research" / "options"
+DOCUMENT = ROOT / "research" / "evidence" / "evidence.md"
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Command line."""
-    parser = argparse.ArgumentParser(description="Run the ablations and write docs/evidence.md.")
+    parser = argparse.ArgumentParser(description="Run the ablations and write the evidence.")
     parser.add_argument("--options", type=Path, default=OPTIONS, help="folder of the studies")
     parser.add_argument("--only", nargs="+", default=[], metavar="STUDY", help="such as b_losses")
     parser.add_argument("--minutes", type=float, default=60.0, help="budget of this call")
-    parser.add_argument("--out", type=Path, default=Path("results/ablations"), help="JSON results")
-    parser.add_argument(
-        "--document", type=Path, default=ROOT / "docs" / "evidence.md", help="written at the end"
-    )
+    parser.add_argument("--out", type=Path, default=Path("results/ablations"), help="new results")
+    parser.add_argument("--document", type=Path, default=DOCUMENT, help="written at the end")
     parser.add_argument(
         "--pairs",
         nargs="+",

@@ -1,4 +1,4 @@
-"""docs/evidence.md from the results: tables, plots, the command behind each, and verdicts."""
+"""The evidence from the results: tables, plots, the command behind each, and verdicts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gdpo_sr.config.paths import write_text
 
 
 def write_document(file: Path, runner: Runner, studies: list[Study]) -> None:
-    """Write the document and its plots (`<document>_<study>.png` beside it)."""
+    """Write the document and its plots (`<study>.png` beside it)."""
     file.parent.mkdir(parents=True, exist_ok=True)
     scores = Scores(runner)
     if scores.base is None:
@@ -25,7 +25,7 @@ def write_document(file: Path, runner: Runner, studies: list[Study]) -> None:
         return
     parts = [_head(runner, scores), _said("What the tables say", runner.common.findings)]
     for study in studies:
-        plot = file.with_name(f"{file.stem}_{study.name}.png")
+        plot = file.with_name(f"{study.name}.png")
         drawn = plot_study(study, scores, plot)
         parts.append(_section(study, scores, plot.name if drawn else None))
     parts += [_verdicts(studies, scores), _costs(runner)]

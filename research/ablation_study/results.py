@@ -1,4 +1,4 @@
-"""Results on disk: one JSON file a run, found by what the run depends on and by nothing else."""
+"""Results on disk: a table, a line a measurement, named by what it depends on and nothing else."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ablation_study.plan import Common, Job
-from gdpo_sr.config.paths import write_text
 from gdpo_sr.config.schema import NetworkOptions
 from gdpo_sr.generators.load import base_folder
 
 ROOT = Path(__file__).resolve().parents[2]
-SHIPPED = ROOT / "research" / "evidence_scores"
+SHIPPED = ROOT / "research" / "evidence" / "scores.jsonl"
 """Measurements that came with the repository."""
 
 
@@ -53,36 +52,40 @@ def evaluation_key(common: Common, t_add: int | None) -> str:
 
 
 class Results:
-    """Measurements by run and evaluation, below one folder.
+    """Measurements by run and evaluation: a table of one JSON object a line, sorted by name.
+
+    Several processes may share a folder: each adds whole lines.
 
     Args:
-        folder: where new ones are written.
-        shipped: where those are looked for that are not in `folder`.
+        folder: where new ones are added, in `scores.jsonl`.
+        shipped: the table for those that are not in `folder`.
     """
 
     def __init__(self, folder: Path, shipped: Path = SHIPPED) -> None:
-        self.folder, self.shipped = folder, shipped
-
-    def file(self, run: str, evaluation: str) -> Path:
-        """Where a measurement is kept."""
-        return self.folder / "scores" / f"{run}_{evaluation}.json"
+        self.folder = folder
+        self.table = folder / "scores.jsonl"
+        self._found = {**read_table(shipped), **read_table(self.table)}
 
     def read(self, run: str, evaluation: str) -> dict[str, Any] | None:
         """A measurement, or None if there is none yet."""
-        own = self.file(run, evaluation)
-        for file in (own, self.shipped / own.name):
-            if file.is_file():
-                return json.loads(file.read_text(encoding="utf-8"))
-        return None
+        return self._found.get(f"{run}_{evaluation}")
 
     def everything(self) -> dict[str, Any]:
-        """All measurements by file name."""
-        folders = (self.shipped, self.folder / "scores")
-        found = [file for folder in folders for file in sorted(folder.glob("*.json"))]
-        return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in found}
+        """All measurements by name, sorted."""
+        return dict(sorted(self._found.items()))
 
     def write(self, run: str, evaluation: str, values: dict[str, Any]) -> None:
         """Keep a measurement."""
-        file = self.file(run, evaluation)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_text(file, json.dumps(values, indent=1))
+        name = f"{run}_{evaluation}"
+        self._found[name] = values
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self.table.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"name": name, **values}) + "\n")
+
+
+def read_table(table: Path) -> dict[str, dict[str, Any]]:
+    """Measurements by name; none if there is no such file. The last of a name counts."""
+    if not table.is_file():
+        return {}
+    rows = map(json.loads, table.read_text(encoding="utf-8").splitlines())
+    return {row.pop("name"): row for row in rows}

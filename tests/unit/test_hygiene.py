@@ -31,7 +31,7 @@ MACHINE_PATH = re.compile(r"(^|[^A-Za-z0-9_.])/(work|root|farm)/")
 
 def source_files() -> list[Path]:
     """Text files that belong to the repository: its known folders and what lies in its root."""
-    files = [path for path in ROOT.iterdir() if path.is_file()]
+    files = [path for path in ROOT.iterdir() if path.is_file() and path.name != ".git"]
     for folder in FOLDERS:
         files += (ROOT / folder).rglob("*")
     return sorted(path for path in files if is_source(path))

@@ -51,6 +51,8 @@ LAYERS = (
     {"model_types", "train", "inference", "evaluate", "cli", "__main__"},
 )
 TOP = len(LAYERS)  # the package's own __init__: the public surface, above everything
+# What an installation does not have: nothing of the package may import it.
+OUTSIDE = {"research", "ablation_study", "benchmarks", "scripts", "examples", "tests"}
 
 PURE_IMPORTS = (
     "torch",
@@ -237,6 +239,27 @@ def test_every_import_of_our_own_exists():
         if name not in MODULES
     ]
     assert missing == []
+
+
+def outside_imports(tree: ast.AST, module: str, is_package: bool) -> set[str]:
+    """Imports of files that an installation does not have."""
+    names = set(imported_modules(tree, module, is_package))
+    return {name for name in names if name.split(".")[0] in OUTSIDE}
+
+
+def test_nothing_imports_the_laboratory():
+    found = {
+        module: names
+        for module, path in MODULES.items()
+        if (names := outside_imports(parse(module), module, path.name == "__init__.py"))
+    }
+    assert found == {}
+
+
+def test_the_laboratory_rule_can_fail():
+    source = "def f():\n    from research.base import networks\n    import tests.tiny_base\n"
+    names = outside_imports(ast.parse(source), "gdpo_sr.train", is_package=False)
+    assert names == {"research.base", "tests.tiny_base"}
 
 
 def test_no_cycles_between_packages():

@@ -1,0 +1,272 @@
+"""The ablations' arithmetic, plan and document, without any training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ablation_study.document import write_document
+from ablation_study.plan import Job, load_studies
+from ablation_study.results import Results, digest, evaluation_key, run_key
+from ablation_study.runner import Runner
+from ablation_study.statistics import Difference, paired_difference, verdict
+from ablations import planned, share_of
+
+from gdpo_sr.config.load import load_options
+from gdpo_sr.types import OptionError
+
+ROOT = Path(__file__).resolve().parents[2]
+OPTIONS = ROOT / "research" / "options"
+COMMON = """
+options: options/gdpo_sr.yml
+seeds: [0, 1]
+evaluation:
+  metrics: {psnr_y: {metric: psnr_y}, piqe: {metric: piqe}}
+  sets: {photos: {dataroot_gt: datasets/example/val}}
+tried: "Three learning rates."
+findings: "PSNR rises."
+"""
+STUDY = """
+title: Losses
+question: Which one?
+by_set: true
+rows:
+  gdpo: {}
+  dpo: {force: ["train:cell_size=null", "train:loss={type: diffusion_dpo}"]}
+claims:
+  - {text: GDPO beats the base, source: a paper, better: gdpo, than: base}
+  - {text: GDPO beats DPO, source: a paper, better: gdpo, than: dpo, metrics: [psnr_y]}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "common.yml").write_text(COMMON)
+    (tmp_path / "losses.yml").write_text(STUDY)
+    return tmp_path
+
+
+# Statistics
+
+
+def draw(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def test_paired_difference_cancels_what_photos_share():
+    """Photos differ by 10, the runs by 0.5 +- 0.1: the interval is that of the difference."""
+    theirs = 10 * draw(1, 40) + np.zeros((3, 40))
+    ours = theirs + 0.5 + 0.1 * draw(3, 40, seed=1)
+    found = paired_difference(ours, theirs, lower_better=False)
+    assert found.mean == pytest.approx(np.mean(ours - theirs)) and found.better
+    assert 0.4 < found.low < found.mean < found.high < 0.6
+    turned = paired_difference(ours, theirs, lower_better=True)
+    assert turned.worse and turned.mean == pytest.approx(-found.mean)
+
+
+def test_seeds_count_as_well_as_photos():
+    """Runs that differ more than photos do: the interval must be about as wide as they differ."""
+    gaps = np.array([[-1.0], [0.0], [1.0]]) + 0.01 * draw(3, 50)
+    found = paired_difference(gaps, np.zeros((3, 50)), lower_better=False)
+    assert found.low < -0.5 and found.high > 0.5
+    assert not found.better and not found.worse
+
+
+def test_missing_scores_are_left_out():
+    gaps = np.full((2, 5), 1.0)
+    gaps[0, 1] = np.nan
+    found = paired_difference(gaps, np.zeros((1, 5)), lower_better=False)
+    assert (found.mean, found.low, found.high) == (1.0, 1.0, 1.0)
+    assert np.isnan(paired_difference(gaps[:, :1], np.zeros((1, 1)), False).mean)
+
+
+@pytest.mark.parametrize(
+    ("intervals", "text"),
+    [
+        ([(1, 2), (0.1, 3)], "holds"),
+        ([(-2, -1), (-1, 1)], "does not hold"),
+        ([(1, 2), (-2, -1)], "holds for some metrics, is reversed for others"),
+        ([(1, 2), (-1, 1)], "holds for some metrics, undecided for others"),
+        ([(-1, 1)], "undecided"),
+    ],
+)
+def test_verdicts(intervals: list[tuple[float, float]], text: str):
+    assert verdict([Difference(sum(i) / 2, *i) for i in intervals]) == text
+
+
+# Plan
+
+
+@pytest.mark.parametrize("tune", [False, True])
+def test_every_row_of_every_study_is_a_valid_run(tune: bool):
+    common, studies = load_studies(OPTIONS, [], tune)
+    assert len(studies) == (3 if tune else 12)
+    for study in studies:
+        for job in study.jobs(seed=0):
+            options = job.options(common)
+            control = options.train.control == "permuted_advantages"
+            assert control == job.control and options.manual_seed == 0
+            assert not (tune and control)
+
+
+def test_every_rl_row_has_its_control_and_the_same_budget():
+    common, studies = load_studies(OPTIONS, [], False)
+    for study in studies:
+        jobs = study.jobs(seed=1)
+        trained = [job for job in jobs if job.row.train]
+        assert [j.control for j in trained] == [False, True] * (len(trained) // 2)
+        budgets = set()
+        for job in trained:
+            o = job.options(common)
+            updates = o.train.total_iter * o.train.accumulation
+            budgets.add(updates * o.datasets.train.batch_size * o.train.group_size)
+        assert budgets == ({3600} if study.name == "i_main_job" else {960}), study.name
+
+
+def test_same_setting_is_one_run_and_another_base_another(monkeypatch):
+    common, studies = load_studies(OPTIONS, ["b_losses", "a_base", "c_rewards"], False)
+    (shipped, *_), (gdpo, control, dpo, *_), (same, *_) = (s.jobs(seed=0) for s in studies)
+    assert shipped.study != same.study and run_key(shipped, common) == run_key(same, common)
+    keys = {
+        run_key(job, common)
+        for job in (gdpo, control, dpo, gdpo.__class__(gdpo.study, gdpo.name, gdpo.row, 1, False))
+    }
+    assert len(keys) == 4
+    before = run_key(gdpo, common)
+    monkeypatch.setattr("ablation_study.results.base_digest", lambda network: "other weights")
+    assert run_key(gdpo, common) != before
+
+
+def test_shares_split_the_runs_and_keep_equal_ones_together(tmp_path: Path):
+    common, studies = load_studies(OPTIONS, [], False)
+    runner = Runner(common, Results(tmp_path, tmp_path / "none"))
+    shares = [planned(runner, studies, share_of(f"{k}/3")) for k in (1, 2, 3)]
+    keys = [{runner.key(job) for job in share} for share in shares]
+    assert not keys[0] & keys[1] and not keys[0] & keys[2] and not keys[1] & keys[2]
+    assert sorted(map(len, keys))[0] > 40
+    together = planned(runner, studies, share_of("1/1"))
+    assert {job.label for share in shares for job in share} == {job.label for job in together}
+    assert [job.seed for job in together] == sorted(job.seed for job in together)
+
+
+def test_the_main_job_of_study_i_is_the_shipped_file():
+    """All but its name and threads."""
+    common, [study] = load_studies(OPTIONS, ["i_main_job"], False)
+    found = study.job("main_job", 0).options(common)
+    shipped = load_options(ROOT / "options" / "gdpo_sr.yml", ["num_threads=1"])
+    assert found == shipped
+
+
+def test_a_setting_comes_before_the_rows_changes(folder: Path):
+    settings = "settings:\n  small: [train:total_iter=3, train:cell_size=null]\n"
+    (folder / "common.yml").write_text(COMMON + settings)
+    text = STUDY.replace("gdpo: {}", 'gdpo: {force: ["train:total_iter=5"]}')
+    (folder / "losses.yml").write_text(text + "setting: small\n")
+    common, [study] = load_studies(folder, [], False)
+    options = study.job("gdpo", 0).options(common)
+    assert (options.train.total_iter, options.train.cell_size) == (5, None)
+    (folder / "losses.yml").write_text(STUDY + "setting: large\n")
+    with pytest.raises(OptionError, match="setting 'large' is not in common.yml, known: small"):
+        load_studies(folder, [], False)
+
+
+def test_a_study_may_have_seeds_of_its_own(folder: Path, tmp_path: Path):
+    (folder / "more.yml").write_text(STUDY + "seeds: [1, 5]\n")
+    common, studies = load_studies(folder, [], False)
+    jobs = planned(Runner(common, Results(tmp_path)), studies, (0, 1))
+    found = {name: {job.seed for job in jobs if job.study == name} for name in ("losses", "more")}
+    assert found == {"losses": {0, 1}, "more": {1, 5}}
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "1/0", "-1/2"])
+def test_a_wrong_share_is_refused(text: str):
+    with pytest.raises(OptionError, match="write K/N"):
+        share_of(text)
+
+
+def test_tuning_photos_are_degraded_strongly_and_lightly(tmp_path: Path):
+    common, _ = load_studies(OPTIONS, [], True)
+    tuning = common.with_folders(tmp_path / "a", tmp_path / "b")
+    heavy, light = tuning.evaluation.sets.values()
+    assert heavy.dataroot_gt == light.dataroot_gt == str(tmp_path / "b")
+    assert (heavy.degradation.light_prob, light.degradation.light_prob) == (0, 1)
+    assert len(tuning.seeds) == 1 and len(common.seeds) == 3
+
+
+def test_shipped_measurements_count_and_new_ones_go_before(tmp_path: Path):
+    shipped = Results(tmp_path / "old", tmp_path / "none")
+    shipped.write("run", "photos", {"label": "shipped"})
+    results = Results(tmp_path / "new", shipped.table)
+    assert results.read("run", "photos") == {"label": "shipped"}
+    assert results.read("run", "others") is None
+    results.write("run", "photos", {"label": "own"})
+    again = Results(tmp_path / "new", shipped.table)
+    assert results.everything() == again.everything() == {"run_photos": {"label": "own"}}
+
+
+def test_names_do_not_depend_on_where_the_repository_lies(monkeypatch):
+    here = digest({"dataroot_gt": str(ROOT / "datasets" / "example")})
+    monkeypatch.setattr("ablation_study.results.ROOT", Path("/elsewhere"))
+    assert digest({"dataroot_gt": "/elsewhere/datasets/example"}) == here
+
+
+def test_mistakes_are_named(folder: Path):
+    with pytest.raises(OptionError, match="no study nonsense in .*known: losses"):
+        load_studies(folder, ["nonsense"], False)
+    (folder / "losses.yml").write_text(STUDY.replace("than: dpo", "than: dop"))
+    with pytest.raises(OptionError, match="claim names row 'dop', known: gdpo, dpo, base"):
+        load_studies(folder, [], False)
+    (folder / "losses.yml").write_text(STUDY.replace("rows:", "rwos:"))
+    with pytest.raises(OptionError, match=r"rwos.*did you mean rows\?"):
+        load_studies(folder, [], False)
+
+
+# Document
+
+
+def measure(runner: Runner, job: Job, psnr: float, piqe: float) -> None:
+    """Write what a run of these figures would leave."""
+    noise = 0.01 * draw(6, seed=job.seed + 10 * job.control)
+    scores = {"psnr_y": psnr + noise, "piqe": piqe + noise}
+    scores |= {name: 0.1 + 0 * noise for name in ("edge_density", "high_frequency", "latent_grid")}
+    values = {
+        "rewarded": ["psnr_y", "piqe"],
+        "lower_better": {"psnr_y": False, "piqe": True},
+        "seconds_training": 60.0,
+        "seconds_measuring": 6.0,
+        "scores": {"photos": {name: list(v) for name, v in scores.items()}},
+    }
+    key = evaluation_key(runner.common, job.row.t_add)
+    runner.results.write(runner.key(job), key, values)
+
+
+def test_document_says_what_was_measured(folder: Path, tmp_path: Path):
+    """GDPO gains PSNR that its control does not; PIQE falls as far under the control."""
+    common, studies = load_studies(folder, [], False)
+    runner = Runner(common, Results(tmp_path / "results", tmp_path / "none"))
+    file = tmp_path / "document" / "evidence.md"
+    write_document(file, runner, studies)
+    assert "Nothing has been measured yet" in file.read_text()
+
+    measure(runner, Job.base(), 25.0, 50.0)
+    for seed in (0, 1):
+        for job in studies[0].jobs(seed):
+            gdpo = job.name == "gdpo"
+            measure(runner, job, 25.3 if gdpo and not job.control else 25.0, 40.0)
+    write_document(file, runner, studies)
+    text = file.read_text()
+    gain, net = next(
+        line for line in text.splitlines() if line.startswith("| gdpo | 2 | psnr_y R")
+    ).split("|")[6:8]
+    assert gain.strip().startswith("**+0.3") and net.strip().startswith("**+0.3")
+    piqe = next(line for line in text.splitlines() if line.startswith("| gdpo | 2 | piqe R"))
+    assert "**+10 " in piqe.split("|")[6] and "**" not in piqe.split("|")[7]
+    claims = [line for line in text.splitlines() if line.startswith("| GDPO beats")]
+    assert "holds, but the reward did not cause all of it (control)" in claims[0]
+    assert "| holds: psnr_y **+0.3" in claims[1]
+    assert "Three learning rates." in text and "PSNR rises." in text
+    pooled, alone = text.split("Photos `photos` alone:")[0:2]
+    assert "| gdpo | 2 | psnr_y R" in pooled and "| gdpo | 2 | psnr_y R" in alone
+    assert (file.parent / "losses.png").is_file()
+    assert all(runner.is_done(job) for job in studies[0].jobs(0))
