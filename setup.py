@@ -23,6 +23,7 @@ INSTALL = [
     "opencv-python>=4.8",
     "numpy>=1.26",
     "pillow>=10.0",
+    "tifffile>=2023.2.28",
     "pydantic>=2.6",
     "pyyaml>=6.0",
     "safetensors>=0.4.3",

@@ -3,17 +3,42 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
-import cv2
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 from gdpo_sr.types import ImageError
+from gdpo_sr.utils.deep_ppm import deep_ppm_maximum, read_deep_ppm
 from gdpo_sr.utils.icc import to_srgb_by_tables
+from gdpo_sr.utils.picture_file import (
+    check_pixels,
+    existing,
+    open_picture,
+    orientation,
+    pixel_limit,
+    seek,
+    unreadable,
+)
+from gdpo_sr.utils.tiff import (
+    is_tiff,
+    open_tiff,
+    orientation_of,
+    page_of,
+    pillow_is_right,
+    read_page,
+    tiff_icc,
+    whole_pages,
+    with_first_orientation,
+)
 
 _SIDEWAYS = {5, 6, 7, 8}  # values of the EXIF orientation that exchange width and height
+
+Answer = TypeVar("Answer")
+StrPath = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -23,7 +48,7 @@ class Decoded:
     Attributes:
         pixels: (H, W, C) float32 in [0, 1], upright; grey, grey + alpha, RGB or RGBA by C. Alpha
             is not multiplied in.
-        bits: 8 or 16 per channel; float files count as 16.
+        bits: 8 or 16 per channel; files of more than 8 bits, and float ones, count as 16.
         mode: of the file, in Pillow's words, such as ``CMYK``, ``P`` or ``RGB;16``.
         icc: the embedded profile of `pixels`, or None.
     """
@@ -34,50 +59,114 @@ class Decoded:
     icc: bytes | None = None
 
 
-def decode(path: str | os.PathLike[str]) -> Decoded:
-    """Read a picture file; the first frame of an animation.
+def decode(path: StrPath, frame: int = 0, max_pixels: int | None = None) -> Decoded:
+    """Read a picture file.
+
+    Args:
+        path: the file.
+        frame: page of a TIFF, or frame of an animation.
+        max_pixels: above which nothing is decoded; None: `picture_file.pixel_limit()`.
 
     Raises:
-        ImageError: the file is missing, empty, truncated or not a picture.
+        ImageError: the file is missing, empty, truncated, too large, of a kind whose values are not
+            known, or not a picture.
     """
-    path = Path(path)
-    try:
-        with Image.open(_existing(path)) as image:
-            return _decode_deep(path, image) if _is_deep_colour(image) else _decode_usual(image)
-    except ImageError:
-        raise
-    except Exception as error:  # each decoder of Pillow has exceptions of its own
-        raise _unreadable(path, error) from error
+    limit = pixel_limit(max_pixels)
+
+    def read(file: Path) -> Decoded:
+        if is_tiff(file):
+            return _decode_tiff(file, frame, limit)
+        if deep_ppm_maximum(file):
+            return _decode_ppm(file, limit)
+        with open_picture(file) as image:
+            seek(image, frame)
+            check_pixels(file, *image.size, limit)
+            deep = frame == 0 and _is_deep_png(image)
+            return _decode_deep_png(file, image) if deep else _decode_usual(image)
+
+    return _asked(path, read)
 
 
-def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+def image_size(path: StrPath, frame: int = 0) -> tuple[int, int]:
     """(H, W) of the upright picture, from the header alone.
 
     Raises:
         ImageError: the file is missing, empty or not a picture.
     """
-    path = Path(path)
+
+    def read(file: Path) -> tuple[int, int]:
+        if is_tiff(file):
+            with open_tiff(file) as tiff:
+                page = page_of(tiff, frame)
+                width, height, turned = page.imagewidth, page.imagelength, orientation_of(page)
+        else:
+            with open_picture(file) as image:
+                seek(image, frame)
+                (width, height), turned = image.size, orientation(image)
+        return (width, height) if turned in _SIDEWAYS else (height, width)
+
+    return _asked(path, read)
+
+
+def frame_count(path: StrPath) -> int:
+    """Pages of a TIFF or frames of an animation; 1 for other pictures.
+
+    Raises:
+        ImageError: the file is missing, empty or not a picture.
+    """
+
+    def read(file: Path) -> int:
+        if is_tiff(file):
+            with open_tiff(file) as tiff:
+                return len(whole_pages(tiff))
+        with open_picture(file) as image:
+            return getattr(image, "n_frames", 1)
+
+    return _asked(path, read)
+
+
+def _asked(path: StrPath, read: Callable[[Path], Answer]) -> Answer:
+    """`read` of an existing file; whatever a decoder raises is an ImageError that names it."""
+    file = Path(path)
     try:
-        with Image.open(_existing(path)) as image:
-            width, height = _stored_size(image)
-            sideways = _orientation(image) in _SIDEWAYS
+        return read(existing(file))
     except ImageError:
         raise
-    except Exception as error:  # each decoder of Pillow has exceptions of its own
-        raise _unreadable(path, error) from error
-    return (width, height) if sideways else (height, width)
+    except Exception as error:  # each decoder has exceptions of its own
+        raise unreadable(file, error) from error
 
 
-def _is_deep_colour(image: Image.Image) -> bool:
+def _decode_tiff(path: Path, frame: int, limit: int) -> Decoded:
+    with open_tiff(path) as tiff:
+        page = page_of(tiff, frame)
+        check_pixels(path, page.imagewidth, page.imagelength, limit)
+        turned = orientation_of(page)
+        if pillow_is_right(page):
+            content = None if turned == 1 else with_first_orientation(path, page)
+            with open_picture(path, content) as image:
+                seek(image, page.index)
+                found = _decode_usual(image)
+            return replace(found, pixels=_upright(found.pixels, turned))
+        pixels = read_page(path, page, page.index)
+        bits = 8 if page.bitspersample <= 8 else 16
+        mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[pixels.shape[2]]
+        mode = "F" if page.sampleformat == 3 else mode if bits == 8 else f"{mode};16"
+        return Decoded(_upright(pixels, turned), bits, mode, tiff_icc(page))
+
+
+def _decode_ppm(path: Path, limit: int) -> Decoded:
+    with open_picture(path) as image:
+        check_pixels(path, *image.size, limit)
+    pixels = read_deep_ppm(path)
+    return Decoded(pixels, 16, "RGB;16" if pixels.shape[2] == 3 else "L;16")
+
+
+def _is_deep_png(image: Image.Image) -> bool:
     """Whether Pillow would reduce the colours of this file from 16 to 8 bits."""
-    if image.format == "PNG":
-        depth_and_colour = _bytes_at(image, 24, 2)
-        return depth_and_colour[:1] == b"\x10" and depth_and_colour[1:] != b"\0"
-    if image.format == "TIFF":
-        bits = image.tag_v2.get(ExifTags.Base.BitsPerSample, ())
-        colours = image.tag_v2.get(ExifTags.Base.PhotometricInterpretation)
-        return set(bits) == {16} and len(bits) > 2 and colours == 2
-    return False
+    if image.format != "PNG":
+        return False
+    depth_and_colour = _bytes_at(image, 24, 2)
+    return depth_and_colour[:1] == b"\x10" and depth_and_colour[1:] != b"\0"
 
 
 def _bytes_at(image: Image.Image, offset: int, count: int) -> bytes:
@@ -88,32 +177,35 @@ def _bytes_at(image: Image.Image, offset: int, count: int) -> bytes:
     return found
 
 
-def _decode_deep(path: Path, image: Image.Image) -> Decoded:
-    """16-bit colour by OpenCV; orientation, profile and kind of alpha from Pillow's header."""
+def _decode_deep_png(path: Path, image: Image.Image) -> Decoded:
+    """16-bit colour by OpenCV; orientation, profile and transparency from Pillow's header."""
+    import cv2
+
     encoded = np.frombuffer(path.read_bytes(), np.uint8)
     stored = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
     if stored is None or stored.ndim != 3 or stored.dtype != np.uint16:
         raise ValueError("damaged, or a kind of 16-bit file that cannot be decoded")
     pixels = stored[..., [2, 1, 0, 3][: stored.shape[2]]].astype(np.float32) / 65535
-    if image.format == "TIFF" and image.tag_v2.get(ExifTags.Base.ExtraSamples, (0,))[0] == 1:
-        alpha = np.maximum(pixels[..., 3:], 1e-6)
-        pixels[..., :3] = np.minimum(pixels[..., :3] / alpha, 1)
-    if image.format == "PNG" and _bytes_at(image, 25, 1) == b"\4":
+    if _bytes_at(image, 25, 1) == b"\4":
         pixels = pixels[..., [0, 3]]
+    clear = image.info.get("transparency")
+    if isinstance(clear, tuple):  # the one colour that is transparent
+        colours = stored[..., 2::-1]
+        opacity = (colours != np.asarray(clear, np.uint16)).any(-1, keepdims=True)
+        pixels = np.concatenate([pixels[..., :3], opacity.astype(np.float32)], -1)
     mode = {2: "LA;16", 3: "RGB;16", 4: "RGBA;16"}[pixels.shape[2]]
     icc = image.info.get("icc_profile")
     image.load()  # a PNG may hold its orientation behind the pixels
-    orientation = image.tag_v2.get(274, 1) if image.format == "TIFF" else _orientation(image)
-    return Decoded(_upright(pixels, orientation), 16, mode, icc)
+    return Decoded(_upright(pixels, orientation(image)), 16, mode, icc)
 
 
-def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+def _upright(pixels: np.ndarray, turned: int) -> np.ndarray:
     """Apply an EXIF orientation, 1 to 8."""
-    if orientation in _SIDEWAYS:
+    if turned in _SIDEWAYS:
         pixels = pixels.swapaxes(0, 1)
-    if orientation in (2, 3, 6, 7):
+    if turned in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
-    if orientation in (3, 4, 7, 8):
+    if turned in (3, 4, 7, 8):
         pixels = pixels[::-1]
     return np.ascontiguousarray(pixels)
 
@@ -123,7 +215,7 @@ def _decode_usual(image: Image.Image) -> Decoded:
     image.load()
     image = ImageOps.exif_transpose(image)
     if mode.startswith("I") or mode == "F":
-        return Decoded(_deep_grey(image)[..., None], 16, mode)
+        return Decoded(_deep_grey(image), 16, mode, icc)
     if mode == "CMYK" and icc:
         image, icc = _cmyk_to_srgb(image, icc), None
     wanted = _plain_mode(image)
@@ -133,13 +225,17 @@ def _decode_usual(image: Image.Image) -> Decoded:
 
 
 def _deep_grey(image: Image.Image) -> np.ndarray:
-    """(H, W) float32 in [0, 1]."""
-    grey = np.asarray(image).astype(np.float32)
+    """(H, W, 1 or 2) float32 in [0, 1]."""
+    values = np.asarray(image)
+    grey = values.astype(np.float32)
     if image.mode != "F":
         grey = grey / np.float32(65535)
     if not (np.isfinite(grey).all() and grey.min() >= 0.0 and grey.max() <= 1.0):
         raise ValueError("values beyond the range of a 16-bit or [0, 1] float picture")
-    return grey
+    clear = image.info.get("transparency")
+    if isinstance(clear, int):  # the one grey that is transparent
+        return np.stack([grey, (values != clear).astype(np.float32)], -1)
+    return grey[..., None]
 
 
 def _cmyk_to_srgb(image: Image.Image, icc: bytes) -> Image.Image:
@@ -156,33 +252,3 @@ def _plain_mode(image: Image.Image) -> str:
         return "LA" if has_alpha else "L"
     has_alpha = "transparency" in image.info or image.mode in ("RGBA", "RGBa", "PA")
     return "RGBA" if has_alpha else "RGB"
-
-
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise ImageError(f"cannot read {path}: no such file; check the path")
-    if path.stat().st_size == 0:
-        raise ImageError(f"cannot read {path}: the file is empty; replace or remove it")
-    return path
-
-
-def _unreadable(path: Path, error: Exception) -> ImageError:
-    reason = (
-        "not a picture" if isinstance(error, Image.UnidentifiedImageError) else str(error).strip()
-    )
-    reason = " ".join((reason or type(error).__name__).split())
-    return ImageError(f"cannot read {path}: {reason}; replace or remove it")
-
-
-def _stored_size(image: Image.Image) -> tuple[int, int]:
-    """(W, H) before EXIF orientation, which recent Pillow applies to an opened TIFF's size."""
-    if image.format == "TIFF":
-        return image.tag_v2[ExifTags.Base.ImageWidth], image.tag_v2[ExifTags.Base.ImageLength]
-    return image.size
-
-
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation; of a PNG only what stands before the pixels, since more would decode it."""
-    if image.format == "PNG" and "exif" not in image.info:
-        return 1
-    return image.getexif().get(ExifTags.Base.Orientation, 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from PIL import Image
 
 from gdpo_sr.types import DatasetError, ImageError
 from gdpo_sr.utils.image_decode import decode, image_size
+from gdpo_sr.utils.picture_file import SUFFIXES
 from gdpo_sr.utils.sixteen_bit import png_16, tiff_16
 
 __all__ = [
@@ -35,9 +35,6 @@ WRITABLE = {
     ".bmp": "BMP",
 }
 DEEP = {"PNG": png_16, "TIFF": tiff_16}  # formats that are written with 16 bits
-# Formats that Pillow recognises but cannot decode without a program or plug-in that is not
-# installed with it.
-_NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 
 
 def read_image(path: str | os.PathLike[str]) -> torch.Tensor:
@@ -131,17 +128,7 @@ def list_images(source: str | os.PathLike[str], recursive: bool = False) -> list
 
 def is_picture(path: Path) -> bool:
     """Whether the suffix is one that can be read; hidden files are none."""
-    return (
-        path.suffix.lower() in _readable_suffixes()
-        and not path.name.startswith(".")
-        and path.is_file()
-    )
-
-
-@lru_cache(maxsize=1)
-def _readable_suffixes() -> frozenset[str]:
-    known = Image.registered_extensions().items()
-    return frozenset(s for s, form in known if form in Image.OPEN and form not in _NOT_DECODED)
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def _format(path: Path) -> str:
