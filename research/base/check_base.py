@@ -1,9 +1,11 @@
-"""Hold a base model against the figures that it was to reach, and print both as Markdown.
+"""Hold bases against the bounds that a base was to reach; a table in Markdown.
 
-    python research/base/check_base.py [MODEL] --bench BENCH [--noises 8]
+    python research/base/check_base.py new=FOLDER mini --bench BENCH --pictures Real-ESRGAN=FOLDER
 
 BENCH holds realsr/{HR,LR} and drealsr/{HR,LR}, pictures of equal names; without it only the
-example photos are measured. Metrics are those of `evaluate.py --protocol offline`.
+example photos are measured. Every figure is a mean over the pictures of a set and over the noises.
+A figure that misses its bound is marked so; bicubic and pictures of others are judged on quality
+alone. `benchmarks/real_esrgan.py` writes those of Real-ESRGAN. Two cores: `--threads 2`.
 """
 
 from __future__ import annotations
@@ -12,151 +14,164 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from base_measures import autoencoder_psnr, measure_diversity, measure_pair, seconds_for_512
+from base_measures import QUALITY, Quality, pattern, rounded, seconds_for_512, spread
+from base_methods import (
+    SCALE,
+    Method,
+    Pairs,
+    add_arguments,
+    bicubic,
+    load_models,
+    model,
+    named,
+    pictures,
+    read_sets,
+)
 from tqdm import tqdm
 
 from gdpo_sr.cli import run_main
-from gdpo_sr.metrics import PROTOCOLS, create_metric
-from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline
-from gdpo_sr.types import DatasetError
-from gdpo_sr.utils.image_io import list_images, read_image
+from gdpo_sr.utils.image_io import read_image
 
-EXAMPLE = Path(__file__).resolve().parents[2] / "datasets" / "example"
-METRICS = PROTOCOLS["offline"]
-NIQE_GAIN = {"realsr": 1.8, "drealsr": 2.5}
-PIQE_GAIN = 35.0
+QUALITY_BOUNDS = {
+    "val": (24.7, 0.635, 4.3, 28.0),
+    "realsr": (25.9, 0.772, 6.4, 43.0),
+    "drealsr": (27.3, 0.785, 6.9, 43.0),
+}
+"""By set, in the order of QUALITY."""
+MODEL_BOUNDS = {"textured": 5.0, "smooth": 2.0, "psnr_spread": 0.1, "grid": 1.1, "peak": 1.1}
+"""For bases, in every set; `grid` and `peak` over those of the original."""
+SECONDS = 2.0
+AT_MOST = ("niqe", "piqe", "smooth", "grid", "peak")
+DIGITS = {"psnr_y": 2, "ssim_y": 4, "niqe": 2, "piqe": 1, "psnr_spread": 3, "textured": 1}
+HEADINGS = {
+    "psnr_y": "PSNR-Y",
+    "ssim_y": "SSIM-Y",
+    "niqe": "NIQE",
+    "piqe": "PIQE",
+    "textured": "spread, texture",
+    "smooth": "spread, smooth",
+    "psnr_spread": "PSNR spread",
+    "grid": "grid / original",
+    "peak": "peak / original",
+}
 
-Figures = dict[str, dict[str, float]]
-"""By set, then by name; those of the model itself under "model"."""
-
-
-@dataclass(frozen=True)
-class Threshold:
-    """A figure and its bound; NaN: not measured."""
-
-    what: str
-    value: float
-    bound: float
-    at_most: bool = False
-
-    def row(self) -> str:
-        """A row of the table."""
-        wanted = f"{'at most' if self.at_most else 'at least'} {self.bound:.3f}"
-        if math.isnan(self.value) or math.isnan(self.bound):
-            return f"| {self.what} | {wanted} | - | not measured |"
-        passed = self.value <= self.bound if self.at_most else self.value >= self.bound
-        return f"| {self.what} | {wanted} | {self.value:.3f} | {'pass' if passed else 'FAIL'} |"
+Figures = dict[str, float]
 
 
-def thresholds(figures: Figures) -> list[Threshold]:
-    """What was asked of the base. Gains are bicubic minus model for NIQE and PIQE, which are better
-    when lower.
-    """
+def bounds_of(name: str) -> Figures:
+    """All bounds of a set; none on quality for a set that was given none."""
+    return {**dict(zip(QUALITY, QUALITY_BOUNDS.get(name, ()), strict=False)), **MODEL_BOUNDS}
 
-    def get(group: str, name: str) -> float:
-        return figures.get(group, {}).get(name, math.nan)
 
-    def gain(group: str, name: str) -> float:
-        return get(group, name) - get(group, f"{name}_bicubic")
-
-    found = [Threshold("autoencoder, PSNR-Y of HR (dB)", get("model", "autoencoder"), 38)]
-    twice = all(
-        -gain(group, "niqe") >= 2 * asked and -gain(group, "piqe") >= 2 * PIQE_GAIN
-        for group, asked in NIQE_GAIN.items()
-    )
-    found.append(Threshold("val: PSNR over bicubic", gain("val", "psnr_y"), -0.5 if twice else 0.2))
-    for group, asked in NIQE_GAIN.items():
-        found += [
-            Threshold(f"{group}: PSNR over bicubic", gain(group, "psnr_y"), -1),
-            Threshold(f"{group}: SSIM over bicubic", gain(group, "ssim_y"), -0.01),
-            Threshold(f"{group}: NIQE below bicubic", -gain(group, "niqe"), asked),
-            Threshold(f"{group}: PIQE below bicubic", -gain(group, "piqe"), PIQE_GAIN),
-        ]
-    textured, smooth = get("all", "textured"), get("all", "smooth")
-    found += [
-        Threshold("spread over 8 noises, textured (/255)", textured, 4),
-        Threshold("the same, smooth over textured", smooth / textured, 0.5, True),
-        Threshold("PSNR spread in a group (dB)", get("all", "psnr_spread"), 0.04),
+def misses(figures: Figures, bounds: Figures) -> list[str]:
+    """Names of the figures that miss their bounds; what was not measured misses none."""
+    found = {name: value for name, value in figures.items() if name in bounds}
+    return [
+        name
+        for name, value in found.items()
+        if (value > bounds[name] if name in AT_MOST else value < bounds[name])
     ]
-    for group in (name for name in figures if name not in ("model", "all")):
-        energy = get(group, "grid") / get(group, "grid_hr")
-        found.append(Threshold(f"{group}: energy at the grid's period over HR", energy, 1.1, True))
-        peak = get(group, "peak") / get(group, "peak_hr")
-        found.append(Threshold(f"{group}: the same, next frequencies as unit", peak, 1.1, True))
-        found.append(Threshold(f"{group}: colour shift (/255)", get(group, "shift"), 1, True))
-    return [*found, Threshold("512x512, one thread (s)", get("model", "seconds"), 2, True)]
 
 
-def mean_figures(rows: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Mean of every figure over the pictures that have it."""
-    names = rows[0] if rows else {}
-    return {name: float(torch.tensor([row[name] for row in rows]).nanmean()) for name in names}
-
-
-def read_pairs(hr_folder: Path, lr_folder: Path, limit: int | None) -> list[tuple[Path, Path]]:
-    """Files of equal stems, sorted.
-
-    Raises:
-        DatasetError: a folder is missing or empty, or a picture has no partner.
-    """
-    lr = {path.stem: path for path in list_images(lr_folder)}
-    hr = list_images(hr_folder)[:limit]
-    if missing := [path.name for path in hr if path.stem not in lr]:
-        raise DatasetError(f"{lr_folder}: no LR picture for {missing[0]}; names must be equal")
-    return [(path, lr[path.stem]) for path in hr]
-
-
-def measure(
-    pipe: OneStepSRPipeline, sets: dict[str, list[tuple[Path, Path]]], noises: int
+def measure_picture(
+    images: torch.Tensor, hr: torch.Tensor, quality: Quality, period: int
 ) -> Figures:
-    """All figures of a model on sets of (HR, LR) files."""
-    metrics = {name: create_metric(name) for name in METRICS}
-    psnr, rows, coded = metrics["psnr_y"], {}, []
-    for name, pairs in sets.items():
-        rows[name] = []
-        for files in tqdm(pairs, desc=name, unit="picture"):
-            hr, lr = (read_image(path) for path in files)
-            diversity = measure_diversity(pipe, psnr, hr, lr)
-            rows[name].append({**measure_pair(pipe, metrics, hr, lr, noises), **diversity})
-            if name in NIQE_GAIN:
-                coded.append(autoencoder_psnr(pipe, psnr, hr))
-    figures = {name: mean_figures(found) for name, found in rows.items()}
-    figures["all"] = mean_figures([row for found in rows.values() for row in found])
-    autoencoder = sum(coded) / len(coded) if coded else math.nan
-    figures["model"] = {"autoencoder": autoencoder, "seconds": seconds_for_512(pipe)}
-    return figures
+    """Figures of one picture's restorations (N, 3, H, W) in [0, 1] beside hr (3, H, W)."""
+    levels = rounded(images)
+    scores = {name: float(values.mean()) for name, values in quality(levels, hr[None]).items()}
+    own = spread(images, hr[None]) if len(images) > 1 else {}
+    return {**scores, **own, **pattern(levels[0], hr, period)}
 
 
-def markdown(figures: Figures) -> str:
-    """The thresholds, then every figure per set."""
-    lines = ["| threshold | wanted | measured | |", "|---|---|---|---|"]
-    lines += [threshold.row() for threshold in thresholds(figures)]
-    sets = [name for name in figures if name != "model"]
-    lines += ["", f"| mean over pictures | {' | '.join(sets)} |", "|---" * (len(sets) + 1) + "|"]
-    for name in figures[sets[0]]:
-        values = " | ".join(f"{figures[group][name]:.4g}" for group in sets)
-        lines.append(f"| {name} | {values} |")
+def mean_figures(rows: Sequence[Figures]) -> Figures:
+    """Mean of every figure over the pictures that have it; energies as quotients of means."""
+    found = {name: float(torch.tensor([row[name] for row in rows]).nanmean()) for name in rows[0]}
+    for name in ("grid", "peak"):
+        found[name] /= found.pop(f"{name}_hr")
+    return found
+
+
+def measure_set(
+    method: Method, name: str, pairs: Pairs, quality: Quality, threads: int, period: int
+) -> Figures:
+    """Means over a set, `threads` pictures at a time."""
+
+    def one(files: tuple[Path, Path]) -> Figures:
+        hr = read_image(files[0])
+        return measure_picture(method(name, files[1]), hr, quality, period)
+
+    with ThreadPoolExecutor(threads) as pool:
+        rows = list(tqdm(pool.map(one, pairs), desc=name, total=len(pairs), unit="picture"))
+    return mean_figures(rows)
+
+
+def cells(figures: Figures, bounds: Figures) -> str:
+    """Cells of a row: a figure, and MISS beside it where it misses its bound."""
+    missed = misses(figures, bounds)
+    found = []
+    for name in HEADINGS:
+        value = figures.get(name, math.nan)
+        text = "-" if math.isnan(value) else f"{value:.{DIGITS.get(name, 2)}f}"
+        found.append(f"{text} MISS" if name in missed else text)
+    return " | ".join(found)
+
+
+def markdown(measured: dict[str, dict[str, Figures]], bases: Sequence[str]) -> str:
+    """A table by set, then method: {set: {method: figures}}; `bases` have all bounds."""
+    lines = [f"| set | method | {' | '.join(HEADINGS.values())} |", "|---" * 11 + "|"]
+    for name, methods in measured.items():
+        bounds = bounds_of(name)
+        signs = (f"{'at most' if key in AT_MOST else 'at least'} {bounds[key]:g}"
+                 if key in bounds else "-" for key in HEADINGS)  # fmt: skip
+        lines.append(f"| {name} | bound | {' | '.join(signs)} |")
+        for method, figures in methods.items():
+            own = bounds if method in bases else {k: v for k, v in bounds.items() if k in QUALITY}
+            lines.append(f"| {name} | {method} | {cells(figures, own)} |")
     return "\n".join(lines)
 
 
+def summary(measured: dict[str, dict[str, Figures]], base: str, seconds: float) -> str:
+    """What a base misses, in a line."""
+    missed = [
+        f"{name} {HEADINGS[key]}"
+        for name, methods in measured.items()
+        for key in misses(methods[base], bounds_of(name))
+    ]
+    slow = " MISS" if seconds > SECONDS else ""
+    return (
+        f"{base}: 512x512 on one thread {seconds:.2f} s (at most {SECONDS:g}){slow}; "
+        f"bounds missed: {', '.join(missed) or 'none'}."
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the tables; returns the exit status."""
-    parser = argparse.ArgumentParser(description="Measure a base model against its thresholds.")
-    parser.add_argument("model", nargs="?", default="mini", help="default: mini")
-    parser.add_argument("--bench", type=Path, help="folder with realsr and drealsr")
-    parser.add_argument("--photos", type=Path, default=EXAMPLE, help="folder with val and val_lr")
-    parser.add_argument("--noises", type=int, default=1, help="8: spread of the metrics too; slow")
+    """Print the table; returns the exit status."""
+    parser = argparse.ArgumentParser(description="Hold bases against their bounds.")
+    add_arguments(parser)
+    parser.add_argument("--noises", type=int, default=8, help="draws a picture (8)")
     parser.add_argument("--limit", type=int, help="pictures per set (all)")
     args = parser.parse_args(argv)
-    sets = {"val": read_pairs(args.photos / "val", args.photos / "val_lr", args.limit)}
-    for name in NIQE_GAIN if args.bench else ():
-        folder = args.bench / name
-        sets[name] = read_pairs(folder / "HR", folder / "LR", args.limit)
-    print(markdown(measure(OneStepSRPipeline.from_pretrained(args.model), sets, args.noises)))
+    sets = read_sets(args.photos, args.bench, args.limit)
+    bases = load_models(args.models)
+    others = {name: pictures(Path(folder)) for name, folder in named(args.pictures).items()}
+    methods = {"bicubic": bicubic, **others}
+    methods |= {name: model(pipe, args.noises) for name, pipe in bases.items()}
+    periods = {name: pipe.generator.pixels_per_latent for name, pipe in bases.items()}
+    torch.set_num_threads(1)
+    quality = Quality()
+    measured: dict[str, dict[str, Figures]] = {name: {} for name in sets}
+    for name, pairs in sets.items():
+        for method, restore in methods.items():
+            period = periods.get(method, SCALE)
+            found = measure_set(restore, name, pairs, quality, args.threads, period)
+            measured[name][method] = found
+    print(markdown(measured, list(bases)), end="\n\n")
+    for name, pipe in bases.items():
+        print(summary(measured, name, seconds_for_512(pipe)))
     return 0
 
 

@@ -1,20 +1,21 @@
-"""The thresholds of a base model and what is measured for them."""
+"""The bounds of a base, what is measured for them, and the crops for the eye."""
 
 from __future__ import annotations
 
-import importlib
 import math
 from pathlib import Path
 
+import base_measures
+import base_methods as methods
+import check_base
+import crops
 import pytest
 import torch
 
-from gdpo_sr.types import DatasetError
-from gdpo_sr.utils.image_io import write_image
-from tests.tiny_base import tiny_base
-
-base_measures = importlib.import_module("base_measures")
-check_base = importlib.import_module("check_base")
+from gdpo_sr.metrics import create_metric
+from gdpo_sr.types import DatasetError, OptionError
+from gdpo_sr.utils.image_io import list_images, read_image, write_image
+from gdpo_sr.utils.panels import GAP
 
 
 def grained(seed: int, size: int = 128, blur: int = 1) -> torch.Tensor:
@@ -48,64 +49,135 @@ def test_lines_by_hand():
     assert found == [4, 3, 2, 1, 0, 1, 2, 1, 0, 1, 2, 1, 0, 1, 2, 3]
 
 
-def row_of(figures: dict, what: str) -> str:
-    return next(t.row() for t in check_base.thresholds(figures) if t.what == what)
+def test_ssim_is_the_metric_of_the_project():
+    hr = grained(3, 96)[None]
+    images = torch.cat([hr * 0.9, grained(5, 96)[None], hr])
+    expected = create_metric("ssim_y")(images, hr.expand_as(images))
+    assert base_measures.ssim_y(images, hr).tolist() == pytest.approx(expected.tolist(), abs=1e-5)
 
 
-def test_thresholds_by_hand():
-    bench = {
-        "psnr_y": 26.0, "psnr_y_bicubic": 26.9, "ssim_y": 0.75, "ssim_y_bicubic": 0.755,
-        "niqe": 6.0, "niqe_bicubic": 8.0, "piqe": 40.0, "piqe_bicubic": 90.0,
-    }  # fmt: skip
-    figures = {
-        "val": {"psnr_y": 24.0, "psnr_y_bicubic": 24.1},
-        "realsr": bench,
-        "drealsr": bench,
-        "all": {"textured": 5.0, "smooth": 3.0, "psnr_spread": 0.05},
-        "model": {"autoencoder": 39.0, "seconds": 2.5},
-    }
-    assert row_of(figures, "realsr: NIQE below bicubic").endswith("| 2.000 | pass |")
-    assert row_of(figures, "drealsr: NIQE below bicubic").endswith("| 2.000 | FAIL |")
-    assert row_of(figures, "realsr: PSNR over bicubic").endswith("| -0.900 | pass |")
-    assert row_of(figures, "the same, smooth over textured").endswith("| 0.600 | FAIL |")
-    assert row_of(figures, "512x512, one thread (s)").endswith("| 2.500 | FAIL |")
-    assert row_of(figures, "val: PSNR over bicubic").endswith("at least 0.200 | -0.100 | FAIL |")
-    bench.update(niqe=2.9, piqe=19.0)  # twice the gain that is asked: less PSNR will do
-    assert row_of(figures, "val: PSNR over bicubic").endswith("at least -0.500 | -0.100 | pass |")
-    assert row_of(figures, "val: colour shift (/255)").endswith("| - | not measured |")
+def test_psnr_of_the_spread_is_the_metric_of_the_project():
+    hr = grained(3, 96)[None]
+    images = torch.cat([hr + 0.02, hr + 0.05]).clamp(0, 1)
+    metric = create_metric("psnr_y")
+    expected = metric(base_measures.rounded(images), hr.expand_as(images)).std()
+    found = base_measures.spread(images, hr)["psnr_spread"]
+    assert found == pytest.approx(float(expected), abs=1e-4)
 
 
-def test_mean_leaves_out_what_was_not_measured():
-    rows = [{"a": 1.0, "b": math.nan}, {"a": 3.0, "b": 5.0}]
-    assert check_base.mean_figures(rows) == {"a": 2.0, "b": 5.0}
+def test_spread_by_hand():
+    """Two noises apart by 0.2 on the textured half and by 0.02 on the other: std 0.2 / sqrt 2."""
+    hr = grained(1, 200)[None]
+    hr[..., 100:] = 0.5
+    gap = torch.full((1, 1, 1, 200), 0.2)
+    gap[..., 100:] = 0.02
+    found = base_measures.spread(torch.cat([hr, hr + gap]), hr)
+    assert found["textured"] == pytest.approx(255 * 0.2 / math.sqrt(2), rel=1e-4)
+    assert found["smooth"] == pytest.approx(255 * 0.02 / math.sqrt(2), rel=1e-4)
+
+
+def test_bounds_by_hand():
+    bounds = check_base.bounds_of("realsr")
+    good = {"psnr_y": 25.9, "ssim_y": 0.772, "niqe": 6.4, "piqe": 43.0, "textured": 5.0}
+    good |= {"smooth": 2.0, "psnr_spread": 0.1, "grid": 1.1, "peak": 1.1}
+    assert check_base.misses(good, bounds) == []
+    worse = {name: v * (1.001 if name in check_base.AT_MOST else 0.999) for name, v in good.items()}
+    assert check_base.misses(worse, bounds) == list(good)
+    assert check_base.misses({"psnr_y": math.nan}, bounds) == []
+    row = check_base.cells({"psnr_y": 25.0, "niqe": 6.0}, bounds)
+    assert row.startswith("25.00 MISS | - | 6.00 | - |")
+
+
+def test_means_over_pictures():
+    """What a picture has no pixels for is left out; energies are quotients of means."""
+    rows = [
+        {"smooth": 1.0, "grid": 1.0, "grid_hr": 1.0, "peak": 1.0, "peak_hr": 1.0},
+        {"smooth": math.nan, "grid": 3.0, "grid_hr": 7.0, "peak": 1.0, "peak_hr": 3.0},
+    ]
+    assert check_base.mean_figures(rows) == {"smooth": 1.0, "grid": 0.5, "peak": 0.5}
 
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Pictures of which one half is textured."""
+    """Pictures of which one half is textured, and what somebody else made of them."""
     hr = grained(1, 256)
     hr[..., 128:] = 0.5
-    write_image(tmp_path / "val" / "a.png", hr)
-    write_image(tmp_path / "val_lr" / "a.png", grained(2, 64))
-    for folder in ("realsr", "drealsr"):
-        write_image(tmp_path / folder / "HR" / "b.png", hr)
-        write_image(tmp_path / folder / "LR" / "b.png", grained(4, 64))
+    for folder, high, low in (
+        ("val", "val", "val_lr"),
+        ("realsr", "realsr/HR", "realsr/LR"),
+        ("drealsr", "drealsr/HR", "drealsr/LR"),
+    ):
+        write_image(tmp_path / high / "a.png", hr)
+        write_image(tmp_path / low / "a.png", grained(2, 64))
+        write_image(tmp_path / "theirs" / folder / "a.png", hr)
     return tmp_path
 
 
-def test_the_command(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    model = tiny_base(tmp_path / "base")
-    options = ["--photos", str(photos), "--bench", str(photos), "--noises", "2"]
-    assert check_base.main([str(model), *options]) == 0
+def options_for(photos: Path, base: Path) -> list[str]:
+    theirs = f"--pictures=others={photos / 'theirs'}"
+    return [f"tiny={base}", "--photos", str(photos), "--bench", str(photos), theirs]
+
+
+def test_the_command(photos: Path, base: Path, capsys: pytest.CaptureFixture[str]):
+    options = [*options_for(photos, base), "--noises", "2", "--threads", "2"]
+    assert check_base.main(options) == 0
     printed = capsys.readouterr().out.splitlines()
-    assert "not measured" not in "".join(printed)
-    assert "| mean over pictures | val | realsr | drealsr | all |" in printed
-    assert any(line.startswith("| niqe_std | ") for line in printed)
-    verdicts = {line.rsplit("|", 2)[1].strip() for line in printed[2:25]}
-    assert verdicts == {"pass", "FAIL"}
+    table = [line.split(" | ") for line in printed if line.startswith("| ")]
+    assert [row[1] for row in table[1:]] == ["bound", "bicubic", "others", "tiny"] * 3
+    others = next(row for row in table if row[1] == "others")
+    assert others[3] == "1.0000" and others[6:9] == ["-"] * 3
+    assert others[9] == "1.00"  # the original's own energy
+    assert all("-" not in row for row in table if row[1] == "tiny")
+    assert printed[-1].startswith("tiny: 512x512 on one thread") and "val NIQE" in printed[-1]
+
+
+def test_crops(photos: Path, base: Path, monkeypatch: pytest.MonkeyPatch):
+    places = photos / "crops.yml"
+    places.write_text("val: {a: [[0, 8], [96, 96]]}\ndrealsr: {a: [[4, 4]]}\n")
+    monkeypatch.setattr(crops, "PLACES", places)
+    assert crops.main([str(photos / "out"), *options_for(photos, base)]) == 0
+    assert [path.stem for path in list_images(photos / "out")] == ["drealsr", "val"]
+    sheet = read_image(photos / "out" / "drealsr.png")
+    width = crops.SIDE * crops.ZOOM
+    assert sheet.shape[2] == 4 * width + 3 * GAP  # LR, tiny, others, original
+    ours, original = sheet[:, -width:, -2 * width - GAP : -width - GAP], sheet[:, -width:, -width:]
+    assert torch.equal(ours, original)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("val: {a: [[2, 4]]}", "multiples of 4"), ("val: {a: [[100, 0]]}", "leaves")],
+)
+def test_wrong_places_are_named(photos: Path, base: Path, monkeypatch, text: str, message: str):
+    (photos / "crops.yml").write_text(text)
+    monkeypatch.setattr(crops, "PLACES", photos / "crops.yml")
+    with pytest.raises(OptionError, match=message):
+        crops.main([str(photos / "out"), *options_for(photos, base)])
+
+
+def test_the_places_lie_in_the_example_photos():
+    places = crops.read_places(crops.PLACES)["val"]
+    photos = {path.stem: read_image(path) for path in list_images(methods.EXAMPLE / "val")}
+    assert set(places) == set(photos)
+    for stem, found in places.items():
+        for left, top in found:
+            crops.cut(photos[stem], left, top, crops.SIDE, 1)
+
+
+@pytest.mark.parametrize("items", [["a"], ["=x"], ["a="], ["a=x", "a=y"]])
+def test_names_of_the_command_line(items: list[str]):
+    with pytest.raises(OptionError):
+        methods.named(items)
+    assert methods.named(["a=x", "b"], bare=True) == {"a": "x", "b": "b"}
+
+
+def test_a_missing_picture_is_named(photos: Path):
+    (photos / "theirs" / "val" / "a.png").rename(photos / "theirs" / "val" / "b.png")
+    with pytest.raises(DatasetError, match="no picture a; names are those of LR"):
+        methods.pictures(photos / "theirs")("val", photos / "val_lr" / "a.png")
 
 
 def test_names_must_match(photos: Path):
     (photos / "val_lr" / "a.png").rename(photos / "val_lr" / "other.png")
     with pytest.raises(DatasetError, match="no LR picture for a.png"):
-        check_base.read_pairs(photos / "val", photos / "val_lr", None)
+        methods.read_pairs(photos / "val", photos / "val_lr", None)
