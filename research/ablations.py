@@ -1,13 +1,13 @@
-"""Run the ablations of research/options/*.yml on the embedded base and write
-research/evidence/evidence.md.
+"""Run the studies of research/options/*.yml on the embedded base and write the evidence.
 
 Run, as often as it takes; every call goes on where the last one stopped:
     python research/ablations.py --minutes 60
-    python research/ablations.py --minutes 60 --pairs realsr=LR_FOLDER:HR_FOLDER
+    python research/ablations.py --minutes 60 --sets photos   # without datasets/benchmarks
     python research/ablations.py --minutes 0          # only the document, from the results so far
 
 Settings are in research/options/common.yml and one file for each study. `--tune` runs the
 studies of research/options/tune/ instead, on photos that are held out of the training photos.
+New scores are added to OUT/scores.jsonl; those that came with the repository count too.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from pathlib import Path
 
 import torch
 from ablation_study.document import write_document
-from ablation_study.plan import Job, Study, load_studies
-from ablation_study.results import Results
+from ablation_study.plan import Common, Job, Study, load_studies
+from ablation_study.results import Results, run_name
 from ablation_study.runner import Runner, tuning_folders
 
 from gdpo_sr.cli import run_main
@@ -43,13 +43,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=60.0, help="budget of this call")
     parser.add_argument("--out", type=Path, default=Path("results/ablations"), help="new results")
     parser.add_argument("--document", type=Path, default=DOCUMENT, help="written at the end")
-    parser.add_argument(
-        "--pairs",
-        nargs="+",
-        default=[],
-        metavar="NAME=LR:HR",
-        help="more evaluation photos: folders of LR and HR pictures of the same names",
-    )
+    parser.add_argument("--sets", nargs="+", default=[], help="photos to measure on (all)")
     parser.add_argument("--tune", action="store_true", help="run the studies in FOLDER/tune")
     parser.add_argument(
         "--share",
@@ -61,18 +55,6 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def evaluation_pairs(items: Sequence[str]) -> dict[str, dict[str, str]]:
-    """NAME=LR:HR of the command line as evaluation sets."""
-    sets = {}
-    for item in items:
-        name, equals, folders = item.partition("=")
-        lr, colon, hr = folders.partition(":")
-        if not (equals and colon and name and lr and hr):
-            raise OptionError(f"--pairs {item!r}: write NAME=LR_FOLDER:HR_FOLDER")
-        sets[name] = {"dataroot_lq": lr, "dataroot_gt": hr}
-    return sets
-
-
 def share_of(text: str) -> tuple[int, int]:
     """K/N as (K - 1, N)."""
     number, slash, count = text.partition("/")
@@ -81,11 +63,11 @@ def share_of(text: str) -> tuple[int, int]:
     return int(number) - 1, int(count)
 
 
-def planned(runner: Runner, studies: list[Study], share: tuple[int, int]) -> list[Job]:
+def planned(common: Common, studies: list[Study], share: tuple[int, int]) -> list[Job]:
     """Jobs of a share, one seed of everything before the next; a training falls to one share,
     whatever the number of rows that it stands in.
     """
-    seeds = {study.name: runner.common.seeds_of(study) for study in studies}
+    seeds = {study.name: common.seeds_of(study) for study in studies}
     jobs = [
         job
         for seed in sorted({seed for own in seeds.values() for seed in own})
@@ -93,8 +75,9 @@ def planned(runner: Runner, studies: list[Study], share: tuple[int, int]) -> lis
         if seed in seeds[study.name]
         for job in study.jobs(seed)
     ]
-    order = {key: index for index, key in enumerate(dict.fromkeys(map(runner.key, jobs)))}
-    return [job for job in jobs if order[runner.key(job)] % share[1] == share[0]]
+    names = {job: run_name(job, common) for job in jobs}
+    order = {name: index for index, name in enumerate(dict.fromkeys(names.values()))}
+    return [job for job in jobs if order[names[job]] % share[1] == share[0]]
 
 
 def run_studies(runner: Runner, jobs: list[Job], deadline: float) -> bool:
@@ -124,12 +107,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     deadline = time.monotonic() + 60 * arguments.minutes
     torch.set_num_threads(arguments.threads)
     common, studies = load_studies(arguments.options, arguments.only, arguments.tune)
-    sets = evaluation_pairs(arguments.pairs)
     if arguments.tune:
-        common, sets = common.with_folders(*tuning_folders(common, arguments.out)), {}
-    results = Results(arguments.out)
-    runner = Runner(common.with_sets(sets), results)
-    jobs = planned(runner, studies, share_of(arguments.share))
+        common = common.with_folders(*tuning_folders(common, arguments.out))
+    else:
+        common = common.only_sets(arguments.sets)
+    runner = Runner(common, Results(arguments.out))
+    jobs = planned(common, studies, share_of(arguments.share))
     done = arguments.minutes > 0 and run_studies(runner, jobs, deadline)
     document = arguments.out / "tuning.md" if arguments.tune else arguments.document
     write_document(document, runner, studies)

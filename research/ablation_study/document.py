@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +21,15 @@ def write_document(file: Path, runner: Runner, studies: list[Study]) -> None:
     if scores.base is None:
         write_text(file, "# Evidence\n\nNothing has been measured yet.\n")
         return
-    parts = [_head(runner, scores), _said("What the tables say", runner.common.findings)]
+    common = runner.common
+    parts = [_head(runner, scores), _said("What to know first", common.about)]
+    parts.append(_said("What the tables say", common.findings))
     for study in studies:
         plot = file.with_name(f"{study.name}.png")
         drawn = plot_study(study, scores, plot)
         parts.append(_section(study, scores, plot.name if drawn else None))
     parts += [_verdicts(studies, scores), _costs(runner)]
-    parts += [_said("What was tried", runner.common.tried)]
+    parts += [_said("What was tried", common.tried)]
     write_text(file, "\n\n".join(part for part in parts if part) + "\n")
 
 
@@ -44,8 +44,10 @@ def _head(runner: Runner, scores: Scores) -> str:
     )
     return f"""# Evidence
 
-Written by `python research/ablations.py` from its JSON results; do not edit it by hand.
+Written by `python research/ablations.py` from research/options and
+research/evidence/scores.jsonl; do not edit it by hand.
 
+- Base: the weights with the digest `{common.base}`.
 - Every run starts from `{Path(common.options).name}` with `{force}` and the changes that its row
   names (`research/options/*.yml`); seeds {", ".join(map(str, common.seeds))} unless a study
   names others.
@@ -141,15 +143,13 @@ def _listed(metrics: list[str], found: list[Difference]) -> str:
 
 
 def _costs(runner: Runner) -> str:
-    measured = runner.results.everything()
-    runs = {name.rpartition("_")[0]: result for name, result in measured.items()}
-    training = sum(r["seconds_training"] for r in runs.values())
-    measuring = sum(r["seconds_measuring"] for r in measured.values())
+    rows = runner.results.of_base(runner.common.base)
+    training = sum({tuple(row["force"]): row["seconds_training"] for row in rows}.values())
+    measuring = sum(row["seconds_measuring"] for row in rows)
     return f"""## Cost
 
-{len(runs)} trainings and bases: {training / 60:.0f} minutes; {len(measured)} measurements:
-{measuring / 60:.0f} minutes; one process on a machine with {os.cpu_count()} CPU cores
-({platform.machine()}), which may have had other work to do."""
+{training / 60:.0f} minutes of training, {measuring / 60:.0f} minutes for {len(rows)} measurements;
+one process on a machine with two CPU cores, which may have had other work to do."""
 
 
 def _said(heading: str, text: str) -> str:

@@ -31,13 +31,13 @@ class Evaluation(OptionGroup):
         "wavelet", description="Colours of the LR photo for all, as in inference."
     )
     sets: dict[str, ValDataOptions] = Field(description="Photos by their name in the tables.")
-    crop: int = Field(256, ge=64, description="Side of the centre crops of more sets (--pairs).")
 
 
 class Common(OptionGroup):
     """What all studies share: research/options/common.yml."""
 
     options: str = Field(description="Options file that every run starts from.")
+    base: str = Field(description="Digest of the base's weights that the studies are run on.")
     force: list[str] = Field(default_factory=list, description="Changes, as --force_yml.")
     settings: dict[str, list[str]] = Field(
         default_factory=dict, description="Further changes by a name that studies refer to."
@@ -45,36 +45,36 @@ class Common(OptionGroup):
     seeds: list[int] = Field([0, 1, 2], min_length=1, description="Seeds of every row.")
     evaluation: Evaluation = Field(description="How runs are measured.")
     held_out_every: int = Field(5, ge=2, description="--tune holds out every so many photos.")
-    tried: str = Field("", description="What was tried in tuning, for the document.")
+    about: str = Field("", description="What a reader must know first, for the document.")
     findings: str = Field("", description="What the tables say in plain words, for the document.")
+    tried: str = Field("", description="What was tried in tuning, for the document.")
 
     def seeds_of(self, study: Study) -> list[int]:
         """The study's own seeds, if it names any."""
         return study.seeds or self.seeds
 
-    def with_sets(self, sets: dict[str, dict[str, Any]]) -> Common:
-        """With more evaluation sets of paired photos."""
-        more = {
-            name: ValDataOptions(type="PairedDataset", gt_size=self.evaluation.crop, **folders)
-            for name, folders in sets.items()
-        }
-        evaluation = self.evaluation.model_copy(update={"sets": {**self.evaluation.sets, **more}})
+    def with_sets(self, sets: dict[str, ValDataOptions]) -> Common:
+        """Measured on other photos."""
+        evaluation = self.evaluation.model_copy(update={"sets": sets})
         return self.model_copy(update={"evaluation": evaluation})
+
+    def only_sets(self, names: list[str]) -> Common:
+        """Measured on some of the sets; none named: on all."""
+        if missing := set(names) - set(self.evaluation.sets):
+            known = ", ".join(self.evaluation.sets)
+            raise OptionError(f"--sets {' '.join(sorted(missing))}: known: {known}")
+        sets = self.evaluation.sets
+        return self.with_sets({name: sets[name] for name in names or sets})
 
     def with_folders(self, train: Path, held_out: Path) -> Common:
         """Training on one folder, measured on another alone: its photos degraded strongly and, as
         real ones, lightly. One seed.
         """
-        common = {"dataroot_gt": str(held_out), "gt_size": self.evaluation.crop}
-        light = DegradationOptions(light_prob=1.0)
-        sets = {
-            "held_out": ValDataOptions(**common),
-            "held_out_light": ValDataOptions(**common, degradation=light),
-        }
-        evaluation = self.evaluation.model_copy(update={"sets": sets})
+        photos = {"dataroot_gt": str(held_out), "gt_size": 256}
+        light = ValDataOptions(**photos, degradation=DegradationOptions(light_prob=1.0))
+        sets = {"held_out": ValDataOptions(**photos), "held_out_light": light}
         force = [*self.force, f"datasets:train:dataroot_gt={train}"]
-        update = {"evaluation": evaluation, "force": force, "seeds": self.seeds[:1]}
-        return self.model_copy(update=update)
+        return self.with_sets(sets).model_copy(update={"force": force, "seeds": self.seeds[:1]})
 
 
 class Claim(OptionGroup):
@@ -96,6 +96,9 @@ class Row(OptionGroup):
     force: tuple[str, ...] = Field((), description="Changes, as --force_yml.")
     train: bool = Field(True, description="false: the base itself, measured with `t_add`.")
     t_add: int | None = Field(None, ge=0, le=999, description="Step of the noise at evaluation.")
+    gone: bool = Field(
+        False, description="Its options are gone: what was measured stays, nothing is run."
+    )
 
 
 @dataclass(frozen=True)
@@ -120,9 +123,9 @@ class Job:
         own = [*common.force, *setting, *self.row.force, f"manual_seed={self.seed}"]
         return [*own, CONTROL] if self.control else own
 
-    def options(self, common: Common) -> GDPOOptions:
-        """Checked options; run name and folders are the runner's matter."""
-        return load_options(common.options, self.force(common))
+    def options(self, common: Common, more: tuple[str, ...] = ()) -> GDPOOptions:
+        """Checked options, with further changes; run name and folders are the runner's matter."""
+        return load_options(common.options, [*self.force(common), *more])
 
     def as_control(self) -> Job:
         """The same with permuted advantages."""
@@ -152,13 +155,13 @@ class Study(OptionGroup):
     name: str = Field("", description="The file's name; not written in the file.")
 
     def jobs(self, seed: int) -> list[Job]:
-        """Every row with one seed, each followed by its control."""
-        found = []
-        for name, row in self.rows.items():
-            found.append(self.job(name, seed))
-            if row.train and self.controls:
-                found.append(self.job(name, seed).as_control())
-        return found
+        """Every row that can be run with one seed, each followed by its control."""
+        jobs = [self.job(name, seed) for name, row in self.rows.items() if not row.gone]
+        return [
+            each
+            for job in jobs
+            for each in ([job, job.as_control()] if job.row.train and self.controls else [job])
+        ]
 
     def job(self, name: str, seed: int) -> Job:
         """The run of one row and seed."""
@@ -171,41 +174,32 @@ def load_studies(folder: Path, only: list[str], tune: bool) -> tuple[Common, lis
     Raises:
         OptionError: no such study, or a file that is not as described above.
     """
-    common = _read(folder / "common.yml", Common)
-    common = common.model_copy(update={"options": _find(common.options, folder)})
-    files = sorted((folder / "tune" if tune else folder).glob("*.yml"))
-    studies = [
-        _read(file, Study).model_copy(update={"name": file.stem})
-        for file in files
-        if file.stem != "common" and (not only or file.stem in only)
-    ]
-    if missing := set(only) - {study.name for study in studies}:
-        known = ", ".join(file.stem for file in files if file.stem != "common")
-        raise OptionError(f"no study {', '.join(sorted(missing))} in {folder}: known: {known}")
-    for study in studies:
-        _check_claims(study, folder)
-        if study.setting is not None and study.setting not in common.settings:
-            raise OptionError(
-                f"{folder / study.name}.yml: setting '{study.setting}' is not in common.yml, "
-                f"known: {', '.join(common.settings) or 'none'}"
-            )
+    file = folder / "common.yml"
+    common = _read(file, Common)
+    options = resolve_folder(Path(common.options).parent, file) / Path(common.options).name
+    common = common.model_copy(update={"options": str(options)})
+    files = {
+        file.stem: file for file in sorted((folder / "tune" if tune else folder).glob("*.yml"))
+    }
+    files.pop("common", None)
+    if missing := set(only) - set(files):
+        raise OptionError(
+            f"no study {', '.join(sorted(missing))} in {folder}: known: {', '.join(files)}"
+        )
+    studies = [_study(file, common) for name, file in files.items() if not only or name in only]
     return common, studies
 
 
-def _check_claims(study: Study, folder: Path) -> None:
-    for claim in study.claims:
-        for row in (claim.better, claim.than):
-            if row != "base" and row not in study.rows:
-                raise OptionError(
-                    f"{folder / study.name}.yml: claim names row '{row}', known: "
-                    f"{', '.join(study.rows)}, base"
-                )
-
-
-def _find(options: str, folder: Path) -> str:
-    """An options file named from the working directory or from the repository."""
-    parent = resolve_folder(Path(options).parent, folder / "common.yml")
-    return str(Path(parent) / Path(options).name)
+def _study(file: Path, common: Common) -> Study:
+    study = _read(file, Study).model_copy(update={"name": file.stem})
+    for row in (row for claim in study.claims for row in (claim.better, claim.than)):
+        if row != "base" and row not in study.rows:
+            known = ", ".join([*study.rows, "base"])
+            raise OptionError(f"{file}: claim names row '{row}', known: {known}")
+    if study.setting is not None and study.setting not in common.settings:
+        known = ", ".join(common.settings) or "none"
+        raise OptionError(f"{file}: setting '{study.setting}' is not in common.yml, known: {known}")
+    return study
 
 
 def _read(file: Path, kind: type[Any]) -> Any:

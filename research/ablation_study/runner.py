@@ -5,14 +5,13 @@ from __future__ import annotations
 import shutil
 import time
 from contextlib import nullcontext
-from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ablation_study.plan import Common, Job
-from ablation_study.results import Results, base_key, evaluation_key, run_key
+from ablation_study.results import Results, base_digest, run_name
 from gdpo_sr.checkpoints.lora import load_lora
-from gdpo_sr.config.data_options import ValDataOptions
 from gdpo_sr.config.schema import GDPOOptions
 from gdpo_sr.data.folder import usable_photos
 from gdpo_sr.data.validation import make_validation_set
@@ -21,8 +20,9 @@ from gdpo_sr.train import run as train
 from gdpo_sr.trainer.build_data import build_base_generator, build_metrics
 from gdpo_sr.trainer.picture_probes import probe
 from gdpo_sr.trainer.validation import PairedValidation
+from gdpo_sr.types import OptionError
 
-QUIET = [
+QUIET = (
     "val:val_freq=0",
     "val:save_img=false",
     "val:metrics={}",
@@ -30,7 +30,8 @@ QUIET = [
     "logger:use_tb_logger=false",
     "logger:save_checkpoint_freq=50",
     "logger:keep_checkpoints=1",
-]
+    "logger:show_progress=false",
+)
 """For runs whose own validation nobody reads."""
 
 
@@ -45,43 +46,41 @@ class Runner:
     def __init__(self, common: Common, results: Results) -> None:
         self.common = common
         self.results = results
-        self._metrics: dict[str, Metric] = {}
-        self._pairs: dict[str, list[dict[str, Any]]] = {}
-        self._keys: dict[Job, str] = {}
-
-    def key(self, job: Job) -> str:
-        """Name of the job's training, or of the base if it trains nothing."""
-        if job not in self._keys:
-            trained = job.row.train
-            self._keys[job] = run_key(job, self.common) if trained else base_key(self.common)
-        return self._keys[job]
 
     def result(self, job: Job) -> dict[str, Any] | None:
         """The job's measurement, or None."""
-        return self.results.read(self.key(job), evaluation_key(self.common, job.row.t_add))
-
-    def base_result(self) -> dict[str, Any] | None:
-        """The measurement of the untrained base."""
-        return self.result(Job.base())
+        return self.results.read(job, self.common)
 
     def is_done(self, job: Job) -> bool:
         """Whether nothing is left to do."""
-        return self.result(job) is not None and self.base_result() is not None
+        return self.result(job) is not None and self.result(Job.base()) is not None
 
     def run(self, job: Job) -> bool:
         """Train and measure. Returns False if the run was stopped; another call goes on."""
         for wanted in (Job.base(), job):
             if self.result(wanted) is not None:
                 continue
+            self._check_base(wanted)
             seconds = self._train(wanted) if wanted.row.train else 0.0
             if seconds is None:
                 return False
             self._measure(wanted, seconds)
         return True
 
+    def _check_base(self, job: Job) -> None:
+        found = base_digest(job.options(self.common).network_g)
+        if found != self.common.base:
+            raise OptionError(
+                f"common.yml: base = {self.common.base}, the weights here are {found}: write "
+                f"base: {found} to begin anew; scores of other weights stay in their table"
+            )
+
+    def _folder(self, job: Job) -> Path:
+        return self.results.folder / "runs" / run_name(job, self.common)
+
     def _train(self, job: Job) -> float | None:
         """Seconds of training, over all calls; None if the run was stopped."""
-        folder = self.results.folder / "runs" / self.key(job)
+        folder = self._folder(job)
         clock = folder.with_suffix(".seconds")
         spent = float(clock.read_text()) if clock.is_file() else 0.0
         if not (folder / "models" / "complete").is_file():
@@ -96,10 +95,9 @@ class Runner:
         return spent
 
     def _options(self, job: Job) -> GDPOOptions:
-        quiet = [*QUIET, f"name={self.key(job)}", "logger:show_progress=false"]
-        quiet.append(f"path:experiments_root={self.results.folder / 'runs'}")
-        row = job.row.model_copy(update={"force": (*job.row.force, *quiet)})
-        return replace(job, row=row).options(self.common)
+        folder = self._folder(job)
+        place = (f"name={folder.name}", f"path:experiments_root={folder.parent}")
+        return job.options(self.common, (*QUIET, *place))
 
     def _measure(self, job: Job, seconds: float) -> None:
         start = time.monotonic()
@@ -109,52 +107,42 @@ class Runner:
             network = network.model_copy(update={"t_add": job.row.t_add})
         generator = build_base_generator(network)
         if job.row.train:
-            load_lora(generator.unet, self.results.folder / "runs" / self.key(job))
-        scores = {
-            name: self._score(generator, self._photos(name, photos, options.scale))
-            for name, photos in self.common.evaluation.sets.items()
-        }
+            load_lora(generator.unet, self._folder(job))
+        scores = {name: self._score(generator, pairs) for name, pairs in self._photos.items()}
         values = {
-            "label": job.label,
-            "force": job.force(self.common),
-            "rewarded": rewarded(options),
-            "lower_better": {name: m.lower_better for name, m in self._all_metrics().items()},
-            "seconds_training": seconds,
-            "seconds_measuring": time.monotonic() - start,
-            "rollouts": options.train.total_iter
-            * options.datasets.train.batch_size
-            * options.train.accumulation
-            * options.train.group_size
-            if job.row.train
-            else 0,
+            "rewarded": rewarded(options) if job.row.train else [],
+            "seconds_training": round(seconds, 3),
+            "seconds_measuring": round(time.monotonic() - start, 3),
             "scores": scores,
         }
-        evaluation = evaluation_key(self.common, job.row.t_add)
-        self.results.write(self.key(job), evaluation, values)
+        self.results.write(job, self.common, values)
 
     def _score(self, generator: Any, pairs: list[dict[str, Any]]) -> dict[str, list[float]]:
         """Metrics and probes by name, one value a photo."""
         e = self.common.evaluation
-        metrics = self._all_metrics()
         validation = PairedValidation(
-            generator, pairs, metrics, set(), e.noise_seed, e.num_noises, e.color_fix, nullcontext
-        )
+            generator, pairs, self._metrics, set(), e.noise_seed, e.num_noises, e.color_fix,
+            nullcontext,
+        )  # fmt: skip
         scores, pictures = validation.remember_base()
         probes = [probe(picture, generator.pixels_per_latent) for picture in pictures]
-        return {**scores, **{name: [p[name] for p in probes] for name in probes[0]}}
+        scores = {**scores, **{name: [p[name] for p in probes] for name in probes[0]}}
+        return {name: [round(value, 6) for value in values] for name, values in scores.items()}
 
-    def _all_metrics(self) -> dict[str, Metric]:
-        if not self._metrics:
-            self._metrics = build_metrics(self.common.evaluation.metrics, "cpu")
-        return self._metrics
+    @cached_property
+    def _metrics(self) -> dict[str, Metric]:
+        return build_metrics(self.common.evaluation.metrics, "cpu")
 
-    def _photos(self, name: str, o: ValDataOptions, scale: int) -> list[dict[str, Any]]:
-        if name not in self._pairs:
-            pairs = make_validation_set(
+    @cached_property
+    def _photos(self) -> dict[str, list[dict[str, Any]]]:
+        """Pairs of every set; read before the first training, since the base comes first."""
+        scale = Job.base().options(self.common).scale
+        return {
+            name: make_validation_set(
                 o.dataroot_gt, o.dataroot_lq, scale, o.gt_size, o.seed, o.degradation
-            )
-            self._pairs[name] = pairs[: o.max_images]
-        return self._pairs[name]
+            )[: o.max_images]
+            for name, o in self.common.evaluation.sets.items()
+        }
 
 
 def rewarded(options: GDPOOptions) -> list[str]:
@@ -171,7 +159,7 @@ def rewarded(options: GDPOOptions) -> list[str]:
 def tuning_folders(common: Common, out: Path) -> tuple[Path, Path]:
     """Folders of links: training photos to tune on, and every n-th one, held out."""
     photos = usable_photos(Job.base().options(common).datasets.train.dataroot_gt, 96)
-    train_folder, held_out = out.resolve() / "tune" / "train", out.resolve() / "tune" / "held_out"
+    train_folder, held_out = (out.resolve() / "tune" / name for name in ("train", "held_out"))
     for folder in (train_folder, held_out):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)

@@ -9,6 +9,7 @@ import numpy as np
 from ablation_study.plan import Job, Study
 from ablation_study.runner import Runner
 from ablation_study.statistics import Difference, paired_difference
+from gdpo_sr.metrics.protocols import metric_facts
 
 PROBES = ("edge_density", "high_frequency", "latent_grid")
 
@@ -41,7 +42,7 @@ class Scores:
     def __init__(self, runner: Runner, photos: str | None = None) -> None:
         self.runner = runner
         self.photos = photos
-        self.base = runner.base_result()
+        self.base = runner.result(Job.base())
         self._cells: dict[tuple[str, str, str], Cell | None] = {}
 
     def metrics(self) -> list[str]:
@@ -50,7 +51,8 @@ class Scores:
 
     def lower_better(self, metric: str) -> bool:
         """Direction; probes are plain changes."""
-        return self.base["lower_better"].get(metric, False)
+        options = self.runner.common.evaluation.metrics.get(metric)
+        return options is not None and metric_facts(options.metric or metric)[0]
 
     def base_scores(self, metric: str) -> np.ndarray:
         """(1, N) of the base, over the photos of all sets."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from ablation_study.document import write_document
-from ablation_study.plan import Job, load_studies
-from ablation_study.results import Results, digest, evaluation_key, run_key
+from ablation_study.plan import Common, Job, load_studies
+from ablation_study.results import SHIPPED, Results, effective, identity, run_name
 from ablation_study.runner import Runner
 from ablation_study.statistics import Difference, paired_difference, verdict
 from ablations import planned, share_of
@@ -20,11 +22,13 @@ ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = ROOT / "research" / "options"
 COMMON = """
 options: options/gdpo_sr.yml
+base: weights
 seeds: [0, 1]
 evaluation:
   metrics: {psnr_y: {metric: psnr_y}, piqe: {metric: piqe}}
   sets: {photos: {dataroot_gt: datasets/example/val}}
 tried: "Three learning rates."
+about: "The old base."
 findings: "PSNR rises."
 """
 STUDY = """
@@ -124,30 +128,44 @@ def test_every_rl_row_has_its_control_and_the_same_budget():
         assert budgets == ({3600} if study.name == "i_main_job" else {960}), study.name
 
 
-def test_same_setting_is_one_run_and_another_base_another(monkeypatch):
+def test_same_setting_is_one_run_and_another_base_another():
     common, studies = load_studies(OPTIONS, ["b_losses", "a_base", "c_rewards"], False)
     (shipped, *_), (gdpo, control, dpo, *_), (same, *_) = (s.jobs(seed=0) for s in studies)
-    assert shipped.study != same.study and run_key(shipped, common) == run_key(same, common)
-    keys = {
-        run_key(job, common)
-        for job in (gdpo, control, dpo, gdpo.__class__(gdpo.study, gdpo.name, gdpo.row, 1, False))
-    }
-    assert len(keys) == 4
-    before = run_key(gdpo, common)
-    monkeypatch.setattr("ablation_study.results.base_digest", lambda network: "other weights")
-    assert run_key(gdpo, common) != before
+    assert shipped.study != same.study and run_name(shipped, common) == run_name(same, common)
+    jobs = [gdpo, control, dpo, replace(gdpo, seed=1)]
+    assert len({run_name(job, common) for job in jobs}) == 4
+    other = common.model_copy(update={"base": "other weights"})
+    assert run_name(gdpo, other) != run_name(gdpo, common)
 
 
-def test_shares_split_the_runs_and_keep_equal_ones_together(tmp_path: Path):
+def test_one_training_is_measured_at_several_steps():
+    common, [study] = load_studies(OPTIONS, ["e_t_add"], False)
+    jobs = [study.job(name, 0) for name in ("gdpo_100", "gdpo_325")]
+    assert run_name(jobs[0], common) == run_name(jobs[1], common)
+    assert identity(jobs[0], common) != identity(jobs[1], common)
+
+
+def test_words_count_in_any_order_and_the_last_of_a_key():
+    words = ["b=2", "a=x", "b=1"]
+    assert effective(words) == effective(["a=x", "b=1"]) == ["a=x", "b=1"]
+    assert effective([f"path={ROOT}/datasets"]) == ["path=datasets"]
+
+
+def test_shares_split_the_runs_and_keep_equal_ones_together():
     common, studies = load_studies(OPTIONS, [], False)
-    runner = Runner(common, Results(tmp_path, tmp_path / "none"))
-    shares = [planned(runner, studies, share_of(f"{k}/3")) for k in (1, 2, 3)]
-    keys = [{runner.key(job) for job in share} for share in shares]
-    assert not keys[0] & keys[1] and not keys[0] & keys[2] and not keys[1] & keys[2]
-    assert sorted(map(len, keys))[0] > 40
-    together = planned(runner, studies, share_of("1/1"))
+    shares = [planned(common, studies, share_of(f"{k}/3")) for k in (1, 2, 3)]
+    names = [{run_name(job, common) for job in share} for share in shares]
+    assert not names[0] & names[1] and not names[0] & names[2] and not names[1] & names[2]
+    assert sorted(map(len, names))[0] > 40
+    together = planned(common, studies, share_of("1/1"))
     assert {job.label for share in shares for job in share} == {job.label for job in together}
     assert [job.seed for job in together] == sorted(job.seed for job in together)
+
+
+def test_rows_whose_options_are_gone_are_not_run(folder: Path):
+    (folder / "losses.yml").write_text(STUDY.replace("gdpo: {}", "gdpo: {gone: true}"))
+    common, [study] = load_studies(folder, [], False)
+    assert {job.name for job in planned(common, [study], (0, 1))} == {"dpo"}
 
 
 def test_the_main_job_of_study_i_is_the_shipped_file():
@@ -171,10 +189,10 @@ def test_a_setting_comes_before_the_rows_changes(folder: Path):
         load_studies(folder, [], False)
 
 
-def test_a_study_may_have_seeds_of_its_own(folder: Path, tmp_path: Path):
+def test_a_study_may_have_seeds_of_its_own(folder: Path):
     (folder / "more.yml").write_text(STUDY + "seeds: [1, 5]\n")
     common, studies = load_studies(folder, [], False)
-    jobs = planned(Runner(common, Results(tmp_path)), studies, (0, 1))
+    jobs = planned(common, studies, (0, 1))
     found = {name: {job.seed for job in jobs if job.study == name} for name in ("losses", "more")}
     assert found == {"losses": {0, 1}, "more": {1, 5}}
 
@@ -194,21 +212,59 @@ def test_tuning_photos_are_degraded_strongly_and_lightly(tmp_path: Path):
     assert len(tuning.seeds) == 1 and len(common.seeds) == 3
 
 
-def test_shipped_measurements_count_and_new_ones_go_before(tmp_path: Path):
+def scores_of(common: Common, **values: float) -> dict:
+    return {name: {m: [v] for m, v in values.items()} for name in common.evaluation.sets}
+
+
+def test_shipped_measurements_count_and_new_ones_go_before(folder: Path, tmp_path: Path):
+    common, [study] = load_studies(folder, [], False)
+    job = study.job("dpo", 0)
     shipped = Results(tmp_path / "old", tmp_path / "none")
-    shipped.write("run", "photos", {"label": "shipped"})
+    shipped.write(job, common, {"scores": scores_of(common, psnr_y=1.0, piqe=2.0)})
     results = Results(tmp_path / "new", shipped.table)
-    assert results.read("run", "photos") == {"label": "shipped"}
-    assert results.read("run", "others") is None
-    results.write("run", "photos", {"label": "own"})
+    assert results.read(job, common)["scores"]["photos"]["psnr_y"] == [1.0]
+    assert results.read(job.as_control(), common) is None
+    results.write(job, common, {"scores": scores_of(common, psnr_y=3.0, piqe=2.0)})
     again = Results(tmp_path / "new", shipped.table)
-    assert results.everything() == again.everything() == {"run_photos": {"label": "own"}}
+    assert again.read(job, common)["scores"]["photos"]["psnr_y"] == [3.0]
+    assert len(again.of_base("weights")) == 1 and again.of_base("others") == []
 
 
-def test_names_do_not_depend_on_where_the_repository_lies(monkeypatch):
-    here = digest({"dataroot_gt": str(ROOT / "datasets" / "example")})
-    monkeypatch.setattr("ablation_study.results.ROOT", Path("/elsewhere"))
-    assert digest({"dataroot_gt": "/elsewhere/datasets/example"}) == here
+def test_a_measurement_without_a_metric_or_a_set_does_not_count(folder: Path, tmp_path: Path):
+    common, [study] = load_studies(folder, [], False)
+    job, results = study.job("dpo", 0), Results(tmp_path / "new", tmp_path / "none")
+    results.write(job, common, {"scores": scores_of(common, psnr_y=1.0)})
+    assert results.read(job, common) is None
+    results.write(job, common, {"scores": scores_of(common, psnr_y=1.0, piqe=2.0)})
+    assert results.read(job, common) is not None
+    sets = {**common.evaluation.sets, "more": common.evaluation.sets["photos"]}
+    assert results.read(job, common.with_sets(sets)) is None
+    assert list(common.with_sets(sets).only_sets(["more"]).evaluation.sets) == ["more"]
+    with pytest.raises(OptionError, match="--sets nonsense: known: photos"):
+        common.only_sets(["nonsense"])
+
+
+def test_other_weights_are_refused_before_any_training(folder: Path, tmp_path: Path):
+    common, [study] = load_studies(folder, [], False)
+    with pytest.raises(OptionError, match="base = weights, the weights here are [0-9a-f]{12}: "):
+        Runner(common, Results(tmp_path, tmp_path / "none")).run(study.job("gdpo", 0))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_shipped_table_answers_every_study():
+    """Sorted, a row once, and nothing that no study asks for."""
+    common, studies = load_studies(OPTIONS, [], False)
+    lines = SHIPPED.read_text().splitlines()
+    rows = list(map(json.loads, lines))
+    assert lines == sorted(lines)
+    seeds = {study.name: common.seeds_of(study) for study in studies}
+    jobs = [
+        study.job(n, seed) for study in studies for n in study.rows for seed in seeds[study.name]
+    ]
+    jobs += [Job.base(), *(job.as_control() for job in jobs)]
+    asked = {json.dumps(identity(job, common)) for job in jobs}
+    measured = [json.dumps({k: row[k] for k in identity(jobs[0], common)}) for row in rows]
+    assert len(set(measured)) == len(measured) and set(measured) <= asked
 
 
 def test_mistakes_are_named(folder: Path):
@@ -232,13 +288,11 @@ def measure(runner: Runner, job: Job, psnr: float, piqe: float) -> None:
     scores |= {name: 0.1 + 0 * noise for name in ("edge_density", "high_frequency", "latent_grid")}
     values = {
         "rewarded": ["psnr_y", "piqe"],
-        "lower_better": {"psnr_y": False, "piqe": True},
         "seconds_training": 60.0,
         "seconds_measuring": 6.0,
         "scores": {"photos": {name: list(v) for name, v in scores.items()}},
     }
-    key = evaluation_key(runner.common, job.row.t_add)
-    runner.results.write(runner.key(job), key, values)
+    runner.results.write(job, runner.common, values)
 
 
 def test_document_says_what_was_measured(folder: Path, tmp_path: Path):
@@ -265,7 +319,7 @@ def test_document_says_what_was_measured(folder: Path, tmp_path: Path):
     claims = [line for line in text.splitlines() if line.startswith("| GDPO beats")]
     assert "holds, but the reward did not cause all of it (control)" in claims[0]
     assert "| holds: psnr_y **+0.3" in claims[1]
-    assert "Three learning rates." in text and "PSNR rises." in text
+    assert "Three learning rates." in text and "The old base." in text and "PSNR rises." in text
     pooled, alone = text.split("Photos `photos` alone:")[0:2]
     assert "| gdpo | 2 | psnr_y R" in pooled and "| gdpo | 2 | psnr_y R" in alone
     assert (file.parent / "losses.png").is_file()
