@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from gdpo_sr.types import ImageError
+from gdpo_sr.utils import picture_file
 
 LEAST_SIDE = 512
 BLOCK, WINDOW, THUMBNAIL = 8, 1024, 512
@@ -31,14 +31,15 @@ def open_picture(path: Path) -> Image.Image:
     """A decoded picture.
 
     Raises:
-        ImageError: it cannot be decoded.
+        gdpo_sr.types.ImageError: it cannot be decoded.
     """
     try:
-        with Image.open(path) as image:
+        with picture_file.open_picture(path) as image:
+            picture_file.check_pixels(path, *image.size, picture_file.pixel_limit())
             image.load()
             return image
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ImageError(f"cannot be read: {error}") from error
+    except (OSError, ValueError, SyntaxError) as error:
+        raise picture_file.unreadable(path, error) from error
 
 
 def reason_against(image: Image.Image) -> str:

@@ -12,9 +12,11 @@ from pathlib import PurePosixPath
 
 FREE = re.compile(
     r"(?!.*-(?:NC|ND)\b)"
-    r"(CC0|CC-BY-\d|CC-BY-SA-\d|A?GPL|LGPL|GFDL|FAL|public[- ]domain|Expat|MIT|BSD|Apache)",
+    r"(CC0|CC-BY-\d|CC-BY-SA-\d|A?GPL|LGPL|GFDL|FAL|public[- ]domain|Expat|MIT|BSD|Apache"
+    r"|Attribution \()",  # Wikimedia Commons' template of that name: any use with attribution
     re.I,
 )
+NO_AUTHOR = re.compile(r"CC0|public[- ]domain", re.I)
 YEAR = re.compile(r"(?<!\d)(?:19|20)\d\d(?!\d)")
 
 
@@ -31,6 +33,17 @@ class Credit:
     def is_free(self) -> bool:
         """Whether the licence allows use, change and sharing for any purpose."""
         return FREE.match(self.licence) is not None
+
+    @property
+    def problem(self) -> str:
+        """Why a picture may not be used, or ""."""
+        if not self.licence:
+            return "no licence found"
+        if not self.is_free:
+            return f"licence {self.licence} is not one of the free ones"
+        if not self.author and not NO_AUTHOR.match(self.licence):
+            return f"no author found, whom licence {self.licence} asks to name"
+        return ""
 
 
 @dataclass(frozen=True)
