@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from gdpo_sr.metrics import create_metric
 from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline
 from gdpo_sr.rewards.content_weights import texture_map, to_grey
+from gdpo_sr.trainer import picture_probes
 
 QUALITY = ("psnr_y", "ssim_y", "niqe", "piqe")
 MIDDLE = 256  # side of the middle part in which the spread is measured
@@ -134,9 +135,18 @@ def _line_distance(length: int, period: int) -> torch.Tensor:
 
 
 def pattern(image: torch.Tensor, hr: torch.Tensor, period: int) -> dict[str, float]:
-    """Energy of one picture at the period of the latents, beside that of hr, both (3, H, W)."""
-    (on, near), (on_hr, near_hr) = (grid_energy(picture, period) for picture in (image, hr))
-    return {"grid": on, "grid_hr": on_hr, "peak": on / near, "peak_hr": on_hr / near_hr}
+    """Signs of the latents' grid in one picture, and in hr, both (3, H, W).
+
+    Returns:
+        `grid`: energy at the period, which a sharper picture has more of; `peak`: the same, that of
+        the next frequencies as unit; `phases`: unevenness of the gradient over the grid's places.
+    """
+    found = {}
+    for suffix, picture in (("", image), ("_hr", hr)):
+        on, near = grid_energy(picture, period)
+        found[f"grid{suffix}"], found[f"peak{suffix}"] = on, on / near
+        found[f"phases{suffix}"] = float(picture_probes.grid_energy(picture[None], period))
+    return found
 
 
 def seconds_for_512(pipe: OneStepSRPipeline, runs: int = 3) -> float:

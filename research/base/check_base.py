@@ -42,10 +42,11 @@ QUALITY_BOUNDS = {
     "drealsr": (27.3, 0.785, 6.9, 43.0),
 }
 """By set, in the order of QUALITY."""
-MODEL_BOUNDS = {"textured": 5.0, "smooth": 2.0, "psnr_spread": 0.1, "grid": 1.1, "peak": 1.1}
-"""For bases, in every set; `grid` and `peak` over those of the original."""
+PATTERN = ("grid", "peak", "phases")
+MODEL_BOUNDS = {"textured": 5.0, "smooth": 2.0, "psnr_spread": 0.1, **dict.fromkeys(PATTERN, 1.1)}
+"""For bases, in every set; those of PATTERN over the original's."""
 SECONDS = 2.0
-AT_MOST = ("niqe", "piqe", "smooth", "grid", "peak")
+AT_MOST = ("niqe", "piqe", "smooth", *PATTERN)
 DIGITS = {"psnr_y": 2, "ssim_y": 4, "niqe": 2, "piqe": 1, "psnr_spread": 3, "textured": 1}
 HEADINGS = {
     "psnr_y": "PSNR-Y",
@@ -57,6 +58,7 @@ HEADINGS = {
     "psnr_spread": "PSNR spread",
     "grid": "grid / original",
     "peak": "peak / original",
+    "phases": "phases / original",
 }
 
 Figures = dict[str, float]
@@ -90,7 +92,7 @@ def measure_picture(
 def mean_figures(rows: Sequence[Figures]) -> Figures:
     """Mean of every figure over the pictures that have it; energies as quotients of means."""
     found = {name: float(torch.tensor([row[name] for row in rows]).nanmean()) for name in rows[0]}
-    for name in ("grid", "peak"):
+    for name in PATTERN:
         found[name] /= found.pop(f"{name}_hr")
     return found
 
@@ -122,7 +124,10 @@ def cells(figures: Figures, bounds: Figures) -> str:
 
 def markdown(measured: dict[str, dict[str, Figures]], bases: Sequence[str]) -> str:
     """A table by set, then method: {set: {method: figures}}; `bases` have all bounds."""
-    lines = [f"| set | method | {' | '.join(HEADINGS.values())} |", "|---" * 11 + "|"]
+    lines = [
+        f"| set | method | {' | '.join(HEADINGS.values())} |",
+        "|---" * (len(HEADINGS) + 2) + "|",
+    ]
     for name, methods in measured.items():
         bounds = bounds_of(name)
         signs = (f"{'at most' if key in AT_MOST else 'at least'} {bounds[key]:g}"

@@ -79,7 +79,7 @@ def test_spread_by_hand():
 def test_bounds_by_hand():
     bounds = check_base.bounds_of("realsr")
     good = {"psnr_y": 25.9, "ssim_y": 0.772, "niqe": 6.4, "piqe": 43.0, "textured": 5.0}
-    good |= {"smooth": 2.0, "psnr_spread": 0.1, "grid": 1.1, "peak": 1.1}
+    good |= {"smooth": 2.0, "psnr_spread": 0.1, "grid": 1.1, "peak": 1.1, "phases": 1.1}
     assert check_base.misses(good, bounds) == []
     worse = {name: v * (1.001 if name in check_base.AT_MOST else 0.999) for name, v in good.items()}
     assert check_base.misses(worse, bounds) == list(good)
@@ -94,7 +94,10 @@ def test_means_over_pictures():
         {"smooth": 1.0, "grid": 1.0, "grid_hr": 1.0, "peak": 1.0, "peak_hr": 1.0},
         {"smooth": math.nan, "grid": 3.0, "grid_hr": 7.0, "peak": 1.0, "peak_hr": 3.0},
     ]
-    assert check_base.mean_figures(rows) == {"smooth": 1.0, "grid": 0.5, "peak": 0.5}
+    for row in rows:
+        row.update(phases=2.0, phases_hr=4.0)
+    found = check_base.mean_figures(rows)
+    assert found == {"smooth": 1.0, "grid": 0.5, "peak": 0.5, "phases": 0.5}
 
 
 @pytest.fixture
@@ -126,7 +129,7 @@ def test_the_command(photos: Path, base: Path, capsys: pytest.CaptureFixture[str
     assert [row[1] for row in table[1:]] == ["bound", "bicubic", "others", "tiny"] * 3
     others = next(row for row in table if row[1] == "others")
     assert others[3] == "1.0000" and others[6:9] == ["-"] * 3
-    assert others[9] == "1.00"  # the original's own energy
+    assert others[9:] == ["1.00", "1.00", "1.00 |"]  # the original's own energy
     assert all("-" not in row for row in table if row[1] == "tiny")
     assert printed[-1].startswith("tiny: 512x512 on one thread") and "val NIQE" in printed[-1]
 
