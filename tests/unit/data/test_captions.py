@@ -251,7 +251,7 @@ def run(photos: list[Path], tmp_path: Path, labeller: str):
         "cache": str(tmp_path / "cache"),
     }
     folder = photos[0].parent
-    file = Path(__file__).parents[2] / "options" / "gdpo_sr.yml"
+    file = Path(__file__).parents[3] / "options" / "gdpo_sr.yml"
     force = [f"network_g:prompts={json.dumps(prompts)}", f"datasets:train:dataroot_gt={folder}"]
     force.append(f"datasets:val:dataroot_gt={folder}")
     return ["-opt", str(file), "--force_yml", *force], PromptOptions.model_validate(prompts)

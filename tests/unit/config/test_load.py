@@ -14,7 +14,7 @@ from gdpo_sr.config.load import dump_options, load_options, resolve_folder
 from gdpo_sr.config.yaml_file import parse_yaml
 from gdpo_sr.types import OptionError
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 FILES = sorted((REPOSITORY / "options").glob("*.yml"))
 MINIMAL = """\
 name: test
