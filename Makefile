@@ -2,7 +2,7 @@
 PYTHON ?= python
 
 .DEFAULT_GOAL := help
-.PHONY: help install format lint types test check clean
+.PHONY: help install format lint types test research check clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,8 +24,11 @@ types:  ## pyright on the pure files
 test:  ## the default tests: CPU, offline
 	$(PYTHON) -m pytest
 
+research:  ## the laboratory's own tests, which `make check` leaves out
+	$(PYTHON) -m pytest research/tests
+
 check: lint types test  ## everything that CI runs
 
 clean:  ## remove builds and caches; experiments/ and results/ stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
-	find gdpo_sr scripts benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find gdpo_sr scripts benchmarks research tests -name __pycache__ -type d -prune -exec rm -rf {} +
