@@ -319,14 +319,3 @@ def test_accelerate_configurations_are_accepted(file: Path):
     assert arguments.use_deepspeed == zero and (arguments.zero_stage == 2 or not zero)
     assert (environment.get("FSDP_VERSION") == "2") == spread
     assert environment.get("FSDP_CPU_RAM_EFFICIENT_LOADING", "false") == "false"
-
-
-def test_train_mini_starts_its_processes():
-    sys.path.append(str(ROOT / "research" / "base"))
-    path = ROOT / "research" / "base" / "train.py"  # not the repository's own train.py
-    spec = importlib.util.spec_from_file_location("train_mini", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    launcher = module.launcher
-    assert launcher(1) == [sys.executable]
-    assert launcher(2) == TORCHRUN
