@@ -99,7 +99,7 @@ class _Preference:
             return preference_loss(margin, float(self.strength), weights)
         strength = self.scale.strength(margin, signal.reference)
         output = preference_loss(margin, strength, weights)
-        return LossOutput(output.loss, {**output.logs, "omega": torch.tensor(strength)})
+        return LossOutput(output.loss, {**output.logs, "omega": strength})
 
 
 @LOSSES.register("gdpo")

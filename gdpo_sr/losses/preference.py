@@ -11,10 +11,12 @@ from gdpo_sr.types import LossOutput
 
 SMALLEST_RATIO = 4e-4
 """Of |S| to the size of the errors: at errors of 1 the paper's omega, 2 / 4e-4 = 5000."""
+SMALLEST_SPREAD = 1e-12
+"""Of |S|, where every error is 0: a strength must be finite."""
 
 
 def preference_loss(
-    margin: torch.Tensor, strength: float, weights: torch.Tensor | None = None
+    margin: torch.Tensor, strength: float | torch.Tensor, weights: torch.Tensor | None = None
 ) -> LossOutput:
     """mean[-w log sigmoid(-strength / 2 * margin)].
 
@@ -40,9 +42,10 @@ def preference_loss(
 class LogitScale:
     """`omega: auto`: the strength at which the mean |logit| stays near 1, whatever the latent size.
 
-    The strength is 2 / (running mean of |S|). While the policy has hardly moved, |S| says nothing;
-    it counts as at least 4e-4 times the reference's mean error, which is the paper's 5000 for
-    errors of 1. Not in the paper.
+    The strength is 2 / (running mean of |S|). Where the policy has hardly moved, |S| says nothing;
+    it counts as at least 4e-4 times the mean size of the reference's errors, which is the paper's
+    5000 for errors of 1. Errors may have any sign: from the LR picture an error is what an input
+    gains over its group, and their plain mean is about 0. Not in the paper.
 
     Args:
         decay: of the running mean, per loss; its start is corrected as Adam's is.
@@ -54,25 +57,30 @@ class LogitScale:
     def __init__(self, decay: float = 0.9) -> None:
         self.decay = decay
         self.reduce: Callable[[torch.Tensor], torch.Tensor] | None = None
-        self._total = 0.0
-        self._weight = 0.0
+        self._total: torch.Tensor | float = 0.0
+        self._weight: torch.Tensor | float = 0.0
 
-    def strength(self, margin: torch.Tensor, reference_error: torch.Tensor) -> float:
-        """Take `margin` into the running mean; the strength for it.
+    def strength(self, margin: torch.Tensor, reference_error: torch.Tensor) -> torch.Tensor:
+        """Take the groups of one loss into the running mean; the strength for them, scalar.
+
+        Groups that all tie, errors included, say nothing and are left out of the mean.
 
         Args:
-            margin: any shape.
-            reference_error: any shape; its mean is the size of the errors.
+            margin: S, any shape.
+            reference_error: of the same groups, any shape.
         """
-        found = torch.stack([margin.detach().abs().mean(), reference_error.detach().mean()])
-        spread, size = (found if self.reduce is None else self.reduce(found)).tolist()
-        self._total = self.decay * self._total + (1 - self.decay) * spread
-        self._weight = self.decay * self._weight + (1 - self.decay)
-        return 2 / max(self._total / self._weight, SMALLEST_RATIO * size, 1e-12)
+        sizes = [margin.detach().abs().mean(), reference_error.detach().abs().mean()]
+        found = torch.stack(sizes).float()
+        spread, size = found if self.reduce is None else self.reduce(found)
+        spread = torch.maximum(spread, SMALLEST_RATIO * size)
+        share = (1 - self.decay) * (spread > 0)
+        self._total = (1 - share) * self._total + share * spread
+        self._weight = (1 - share) * self._weight + share
+        return 2 * self._weight / self._total.clamp(min=SMALLEST_SPREAD)
 
     def state_dict(self) -> dict[str, float]:
         """The running mean."""
-        return {"total": self._total, "weight": self._weight}
+        return {"total": float(self._total), "weight": float(self._weight)}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Restore what `state_dict` returned."""

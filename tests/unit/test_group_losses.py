@@ -260,8 +260,27 @@ def test_automatic_strength_keeps_logits_near_1(size: float):
 
 def test_automatic_strength_starts_as_the_papers():
     """The policy has not moved: S = 0, errors of 1 give omega 5000, errors of 4 give 1250."""
-    assert LogitScale().strength(torch.zeros(2), torch.ones(2, 6)) == pytest.approx(5000)
-    assert LogitScale().strength(torch.zeros(2), 4 * torch.ones(2, 6)) == pytest.approx(1250)
+    assert float(LogitScale().strength(torch.zeros(2), torch.ones(2, 6))) == pytest.approx(5000)
+    assert float(LogitScale().strength(torch.zeros(2), 4 * torch.ones(2, 6))) == pytest.approx(1250)
+
+
+def test_automatic_strength_of_errors_of_any_sign():
+    """Errors from the LR picture average to 0 over a group. Mean size of (-3, 1, 2) and (-1, 0, 1):
+    8 / 6 = 4 / 3, so the first omega is 5000 / (4 / 3) = 3750; the next, at |S| = 0.01, is
+    2 / ((0.9 * 0.1 * 0.00053333 + 0.1 * 0.01) / 0.19) = 362.6.
+    """
+    errors = torch.tensor([[-3.0, 1.0, 2.0], [-1.0, 0.0, 1.0]])
+    scale = LogitScale()
+    assert float(scale.strength(torch.zeros(2), errors)) == pytest.approx(3750, rel=1e-6)
+    moved = torch.tensor([0.01, -0.01])
+    assert float(scale.strength(moved, errors)) == pytest.approx(362.595, rel=1e-5)
+
+
+def test_automatic_strength_leaves_out_what_ties_altogether():
+    """No error, no signal: finite, and the next strength is that of a first loss."""
+    scale = LogitScale()
+    assert scale.strength(torch.zeros(2), torch.zeros(2, 3)).isfinite()
+    assert float(scale.strength(torch.zeros(2), torch.ones(2, 3))) == pytest.approx(5000)
 
 
 def test_automatic_strength_goes_on_from_its_state():
