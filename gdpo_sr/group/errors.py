@@ -51,6 +51,7 @@ class NoisyGroup:
             the G candidates has its own on each input (see `_own_errors`).
         plain: the reference's predictions, (B, N, c, h, w).
         spatial: one error per latent element, the mean over its channels.
+        imitate: see `_own_errors`.
     """
 
     noisy: torch.Tensor
@@ -58,6 +59,7 @@ class NoisyGroup:
     wanted: torch.Tensor
     plain: torch.Tensor
     spatial: bool = False
+    imitate: bool = False
 
     def errors(self, prediction: torch.Tensor, pictures: slice = slice(None)) -> GroupErrors:
         """Errors of the policy's predictions (B, N, c, h, w), or of those of some `pictures`."""
@@ -68,16 +70,19 @@ class NoisyGroup:
         error = element_errors if self.spatial else mean_squared_error
         if wanted.ndim == prediction.ndim:
             return error(prediction, wanted)
-        return _own_errors(error(prediction[:, :, None], wanted))
+        return _own_errors(error(prediction[:, :, None], wanted), self.imitate)
 
 
-def _own_errors(pairs: torch.Tensor) -> torch.Tensor:
+def _own_errors(pairs: torch.Tensor, imitate: bool = False) -> torch.Tensor:
     """Error of every candidate from errors (B, N, G, ...) of N inputs against G candidates.
 
     One input: its errors. As many inputs as candidates: input i is made from the noise that made
     candidate i, and what counts is how much closer it came to its own candidate than to the group's
-    average, l_ii - mean_j l_ij.
+    average, l_ii - mean_j l_ij. That has no lower bound, so what imitates candidate j takes the
+    mean of l_ij over all inputs i: whatever the noise, the output is to be candidate j.
     """
+    if imitate:
+        return pairs.mean(1)
     if pairs.shape[1] == 1:
         return pairs[:, 0]
     return pairs.diagonal(0, 1, 2).movedim(-1, 1) - pairs.mean(2)

@@ -23,7 +23,7 @@ from gdpo_sr.group.errors import (
 )
 from gdpo_sr.group.rollouts import Rollout
 from gdpo_sr.group.sample import enlarge_lr
-from gdpo_sr.losses.group_losses import ActionSignal, ErrorSignal
+from gdpo_sr.losses.group_losses import ActionSignal, ErrorSignal, GroupLoss
 from gdpo_sr.stage2.reference import Reference
 
 
@@ -55,15 +55,13 @@ def group_update(
     train: TrainOptions,
     rollout: Rollout,
     rng: torch.Generator,
-    same_noise: bool = False,
+    loss: GroupLoss,
 ) -> GroupUpdate:
-    """The update of a rollout that has its advantages.
-
-    `rng` draws noise for the candidates; `same_noise` gives those of a group the same.
-    """
+    """The update of a rollout that has its advantages; `rng` draws noise for the candidates."""
     if rollout.actions is not None:
         return _action_update(generator, reference, train, rollout)
-    group = _noisy_group(generator, reference, train, rollout, rng, same_noise)
+    group = _noisy_group(generator, reference, train, rollout, rng, loss.same_noise)
+    group.imitate = loss.imitates
 
     def signal(prediction: torch.Tensor, pictures: slice = slice(None)) -> ErrorSignal:
         return ErrorSignal(

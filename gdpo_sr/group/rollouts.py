@@ -91,7 +91,7 @@ def roll_out(
     seconds: dict[str, float] = {}
     with timed(seconds, "sampling"):
         rollout = _sample(generator, train, batch, random, sampler)
-    with timed(seconds, "rewards"):
+    with timed(seconds, "rewards"), torch.autocast(batch.hr.device.type, enabled=False):
         _score(rollout, generator, rewards, train)
         if train.control == "permuted_advantages":
             _permute(rollout, random["control"])

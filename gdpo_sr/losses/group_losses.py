@@ -68,12 +68,14 @@ class GroupLoss(Protocol):
 
     Attributes:
         same_noise: candidates of one group are compared on the same noise.
+        imitates: errors are those of all inputs against each candidate, which are bounded below.
         scale: state of an automatic strength, or None.
         margin: what alone decides a picture's part of the loss, (B,): linear in the policy's errors
             of that picture. None where there is no such number.
     """
 
     same_noise: bool
+    imitates: bool
     scale: LogitScale | None
     margin: Callable[[ErrorSignal], torch.Tensor] | None
 
@@ -86,6 +88,7 @@ class _Preference:
     """A preference loss whose strength is a number or kept by `LogitScale`."""
 
     same_noise = False
+    imitates = False
     margin = None
 
     def __init__(self, strength: Strength) -> None:
@@ -158,6 +161,7 @@ class GRPO:
     """Gaussian policy on the one-step output (`grpo_loss`); the injected noise is its state."""
 
     same_noise = False
+    imitates = False
     scale = None
     margin = None
 
@@ -191,6 +195,7 @@ class RewardWeighted:
     """Imitation weighted by advantage (`reward_weighted_loss`)."""
 
     same_noise = False
+    imitates = True
     scale = None
 
     def __init__(self, temperature: float = 1.0) -> None:
@@ -210,6 +215,7 @@ class SFTBest:
     """Imitation of the best candidate (`sft_best_loss`)."""
 
     same_noise = False
+    imitates = True
     scale = None
 
     def margin(self, signal: ErrorSignal) -> torch.Tensor:

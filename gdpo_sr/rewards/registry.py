@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import logging
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -26,6 +27,7 @@ RewardFunction = Callable[..., torch.Tensor]
 REWARDS = Registry("reward")
 register_reward = REWARDS.register
 _FILES: dict[str, ModuleType] = {}
+_LOGGER = logging.getLogger("gdpo_sr")
 
 
 def load_user_modules(modules: Iterable[str]) -> None:
@@ -78,13 +80,14 @@ def find_reward(name: str, options: Mapping[str, Any] | None = None) -> RewardFu
     """The function behind `name`, with `options` bound.
 
     Args:
-        name: a registered name, or a dotted path such as `my_rewards.sharpness`.
+        name: a registered name, or a function in full, such as `my_rewards.sharpness`.
         options: keyword arguments of the function, or of the class that makes it.
 
     Raises:
-        OptionError: nothing of this name, or it does not take `options`.
+        OptionError: nothing of this name, no plain function, or it does not take `options`.
     """
-    found = _dotted(name) if "." in name and name not in REWARDS else REWARDS.get(name)
+    registered = name in REWARDS or "." not in name
+    found = REWARDS.get(name) if registered else _plain_function(name)
     try:
         if inspect.isclass(found):
             return found(**(options or {}))
@@ -94,9 +97,33 @@ def find_reward(name: str, options: Mapping[str, Any] | None = None) -> RewardFu
     return partial(found, **options) if options else found
 
 
-def _dotted(name: str) -> RewardFunction:
+def _plain_function(name: str) -> RewardFunction:
+    """A function written for groups of candidates, and nothing of Python's own library.
+
+    A class too, if it is in a file of `train.reward.user_modules`, which has been run anyway.
+    """
     module, _, attribute = name.rpartition(".")
+    if module.partition(".")[0] in sys.stdlib_module_names:
+        raise OptionError(
+            f"reward '{name}' is of Python's own library, which has no rewards: name a function of "
+            "yours, or register one in a file of train.reward.user_modules"
+        )
     found = getattr(_import_module(module), attribute, None)
-    if not callable(found):
-        raise OptionError(f"reward '{name}': module '{module}' has no function '{attribute}'")
+    if not (module in _FILES and callable(found)) and not _takes_candidates(found):
+        raise OptionError(
+            f"reward '{name}': module '{module}' has no function '{attribute}(candidates, hr)'; "
+            "give one, or register a class with @register_reward in train.reward.user_modules"
+        )
+    _LOGGER.info("reward '%s' is of '%s'", name, inspect.getsourcefile(found))
     return found
+
+
+def _takes_candidates(found: Any) -> bool:
+    """Whether it is a plain function whose first two parameters are named ones, which no options
+    can replace.
+    """
+    if not inspect.isfunction(found):
+        return False
+    first = list(inspect.signature(found).parameters.values())[:2]
+    named = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return len(first) == 2 and all(parameter.kind in named for parameter in first)

@@ -128,7 +128,7 @@ class GDPOModel(BaseModel):
             self.options.train,
             item,
             self.random["update"],
-            self.loss.same_noise,
+            self.loss,
         )
 
     def _backward(self, item: Rollout, count: int) -> LossOutput:

@@ -12,6 +12,7 @@ from gdpo_sr.group.rollouts import Rollout
 from gdpo_sr.group.sample import enlarge_lr
 from gdpo_sr.losses.group_losses import LOSSES
 from gdpo_sr.model_types import GDPOModel
+from gdpo_sr.rewards.user_reward import UserReward
 from gdpo_sr.types import SRBatch
 from gdpo_sr.utils.color_fix import apply_color_fix
 from tests.integration.test_training import build, trained
@@ -213,3 +214,53 @@ def test_a_reward_of_ones_own_trains(base: Path, tmp_path: Path):
     )
     logs = one_update(model)
     assert {"metric_contrast", "spread_contrast", "tied_contrast"} <= logs.keys()
+
+
+def test_automatic_omega_from_the_lr_picture_starts_in_order(base: Path, tmp_path: Path):
+    """Errors there average to 0 over a group; omega was 2e12 and the gradient's norm as large."""
+    model = build(base, tmp_path, train__loss="{type: gdpo, omega: auto}")
+    [item] = model.prepare_update(batches(model, 1))
+    logs = model.compute_loss(item).logs
+    update = model.group_update(item)
+    size = update.signal(update.predict()).reference.abs().mean()
+    assert float(logs["omega"]) == pytest.approx(5000 / float(size), rel=1e-4)
+    assert float(logs["omega"]) < 1e7
+
+
+@pytest.mark.parametrize("cell_size", ["null", 32])
+@pytest.mark.parametrize("name", ["sft_best", "reward_weighted"])
+def test_imitation_from_the_lr_picture_is_bounded_below(
+    base: Path, tmp_path: Path, name: str, cell_size: int | str
+):
+    """A sum of squares: 0 at the least, and larger the further the policy is from everything.
+
+    Errors of an input against its own candidate less those against the others would cancel the
+    squares, and be linear: -318 at a distance of 1e3.
+    """
+    model = build(base, tmp_path, train__loss=f"{{type: {name}}}", train__cell_size=cell_size)
+    [item] = model.prepare_update(batches(model, 1))
+    update = model.group_update(item)
+    start = update.predict().detach()
+    direction = torch.randn(start.shape, generator=torch.Generator().manual_seed(0))
+    near, far, further = (
+        float(model.loss(update.signal(start + distance * sign * direction)).loss)
+        for distance, sign in ((0.0, 1), (1e3, 1), (1e3, -1))
+    )
+    assert near >= 0 and min(far, further) > 1e5
+
+
+def test_rewards_see_float32_outside_autocast(base: Path, tmp_path: Path, monkeypatch):
+    """Of a trainer in bf16, a reward of one's own and the colour fix are computed as in float32."""
+    seen = []
+
+    def conv(candidates: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
+        scores = torch.nn.functional.conv2d(candidates.flatten(0, 1), torch.ones(1, 3, 5, 5))
+        seen.append((candidates.dtype, hr.dtype, scores.dtype, torch.is_autocast_enabled("cpu")))
+        return scores.mean((1, 2, 3)).unflatten(0, candidates.shape[:2])
+
+    model = build(base, tmp_path, train__reward__color_fix="wavelet")
+    model.rewards["entropy"] = UserReward(conv, "entropy", "perception")
+    half = torch.autocast("cpu", torch.bfloat16)
+    monkeypatch.setattr(model.accelerator, "autocast", lambda: half)
+    model._update(model._batches())
+    assert seen == [(torch.float32, torch.float32, torch.float32, False)]

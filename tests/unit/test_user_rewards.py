@@ -81,7 +81,13 @@ def test_the_example_has_twenty_lines_and_works():
     [
         ("local_contarst", {}, "did you mean 'local_contrast'"),
         ("no_such_module.reward", {}, "module 'no_such_module' cannot be imported"),
-        ("math.no_such_function", {}, "module 'math' has no function 'no_such_function'"),
+        ("torch.no_such_function", {}, "module 'torch' has no function 'no_such_function"),
+        ("subprocess.Popen", {}, "'subprocess.Popen' is of Python's own library"),
+        ("subprocess.run", {"shell": True}, "'subprocess.run' is of Python's own library"),
+        ("os.path.join", {}, "'os.path.join' is of Python's own library"),
+        ("torch.nn.Linear", {}, "module 'torch.nn' has no function 'Linear"),
+        ("torch.utils.data.DataLoader", {}, "has no function 'DataLoader"),
+        ("torch.compile", {}, r"has no function 'compile\(candidates, hr\)'"),
         ("local_contrast", {"radios": 3}, "unexpected keyword argument 'radios'"),
     ],
 )
@@ -89,6 +95,14 @@ def test_what_cannot_be_found_is_named(name: str, options: dict, message: str):
     load_user_modules([str(EXAMPLE)])
     with pytest.raises(OptionError, match=message):
         find_reward(name, options)
+
+
+def test_a_function_in_full_is_logged_with_its_file(caplog):
+    """So that whoever runs an options file of somebody else's sees what it calls."""
+    with caplog.at_level("INFO", "gdpo_sr"):
+        load_user_modules([str(EXAMPLE)])
+        find_reward("my_rewards.local_contrast", {"radius": 2})
+    assert f"reward 'my_rewards.local_contrast' is of '{EXAMPLE}'" in caplog.text
 
 
 def test_files_that_fail_are_named(tmp_path: Path):
