@@ -134,6 +134,17 @@ def test_the_command(photos: Path, base: Path, capsys: pytest.CaptureFixture[str
     assert printed[-1].startswith("tiny: 512x512 on one thread") and "val NIQE" in printed[-1]
 
 
+def test_pictures_at_a_time_change_no_figure(photos: Path, base: Path, capsys):
+    write_image(photos / "val" / "b.png", grained(7, 256))
+    write_image(photos / "val_lr" / "b.png", grained(8, 64))
+    tables = []
+    for threads in ("1", "2"):
+        options = ["--photos", str(photos), "--noises", "2", "--threads", threads]
+        check_base.main([str(base), *options])
+        tables.append([x for x in capsys.readouterr().out.splitlines() if x.startswith("| ")])
+    assert tables[0] == tables[1]
+
+
 def test_crops(photos: Path, base: Path, monkeypatch: pytest.MonkeyPatch):
     places = photos / "crops.yml"
     places.write_text("val: {a: [[0, 8], [96, 96]]}\ndrealsr: {a: [[4, 4]]}\n")
