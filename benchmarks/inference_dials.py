@@ -18,8 +18,9 @@ import torch
 
 from gdpo_sr.metrics.registry import create_metric
 from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline, RestoreOptions
+from gdpo_sr.restore.options import FolderOptions
 from gdpo_sr.restore.plan import plan
-from gdpo_sr.restore.restore_folder import FolderOptions, restore_folder
+from gdpo_sr.restore.restore_folder import restore_folder
 from gdpo_sr.utils.image_io import list_images, read_image
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "datasets" / "example"
@@ -52,7 +53,7 @@ def scores(
     chooser = create_metric(SELECT)
     with tempfile.TemporaryDirectory() as folder:
         settings = FolderOptions(RestoreOptions(t_add=t_add), Path(folder), args.seed, **options)
-        jobs = plan([str(args.input)], folder, ".png")
+        jobs = plan([str(args.input)], folder)
         restore_folder(jobs, pipe, settings, _must_work, lambda image: -float(chooser(image)))
         results = [read_image(job.target)[None] for job in jobs]
     truths = {path.stem: path for path in list_images(args.truth)}

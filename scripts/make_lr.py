@@ -3,51 +3,40 @@
     python scripts/make_lr.py -i datasets/example/val -o datasets/example/val_lr
 
 Each photo is cut to a multiple of the scale at its right and lower border and degraded with random
-numbers that depend on
-(seed, file name) alone. PNG files of the same stem are written. A photo that cannot be read is
-listed and makes the exit
-status 1.
+numbers that depend on (seed, file name) alone. PNG files of the same stem are written. A photo that
+cannot be read is listed and makes the exit status 1.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
-from tqdm import tqdm
+import torch
 
 from gdpo_sr.cli import run_main
 from gdpo_sr.data.degradations import RealESRGANDegradation
 from gdpo_sr.data.draws import generator_for
-from gdpo_sr.types import ImageError
-from gdpo_sr.utils.image_io import list_images, read_image, write_image
+from gdpo_sr.restore.each import write_each
+from gdpo_sr.restore.plan import Job, plan
 
 
 def main(argv: list[str] | None = None) -> int:
     """Degrade a folder; returns the exit status."""
     parser = argparse.ArgumentParser(description="Degrade a folder of HR photos.")
     parser.add_argument("-i", "--input", required=True, help="folder of HR photos")
-    parser.add_argument("-o", "--output", required=True, type=Path, help="folder for LR pictures")
+    parser.add_argument("-o", "--output", required=True, help="folder for LR pictures")
     parser.add_argument("--scale", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
     degrade = RealESRGANDegradation(scale=arguments.scale)
-    bad = []
-    for path in tqdm(list_images(arguments.input), unit="picture"):
-        try:
-            hr = read_image(path)
-            height, width = (side - side % arguments.scale for side in hr.shape[-2:])
-            rng = generator_for("make_lr", arguments.seed, path.name)
-            lr = degrade(hr[None, :, :height, :width], rng)[0]
-        except ImageError as error:
-            bad.append(str(error))
-            continue
-        arguments.output.mkdir(parents=True, exist_ok=True)
-        write_image(arguments.output / f"{path.stem}.png", lr)
-    for problem in bad:
-        print(f"error: {problem}", file=sys.stderr)
-    return 1 if bad else 0
+
+    def degraded(job: Job, hr: torch.Tensor) -> torch.Tensor:
+        height, width = (side - side % arguments.scale for side in hr.shape[-2:])
+        rng = generator_for("make_lr", arguments.seed, job.source.name)
+        return degrade(hr[None, :, :height, :width], rng)[0]
+
+    return write_each(plan([arguments.input], arguments.output), degraded)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from datetime import timedelta
 from functools import partial
@@ -15,48 +16,74 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
-from gdpo_sr.checkpoints.lora import find_adapter
 from gdpo_sr.data.captions import file_captions
 from gdpo_sr.generators.base_folder import base_folder
 from gdpo_sr.generators.load import load_text_encoder
 from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline, RestoreOptions
 from gdpo_sr.pipelines.picture_inputs import check_arguments
+from gdpo_sr.restore import manifest
 from gdpo_sr.restore.candidate_sink import Score
-from gdpo_sr.restore.plan import Job, by_size, plan, without_finished
-from gdpo_sr.restore.restore_folder import FolderOptions, restore_folder
+from gdpo_sr.restore.contact_sheet import write_sheet
+from gdpo_sr.restore.options import FolderOptions
+from gdpo_sr.restore.plan import Job, by_size
+from gdpo_sr.restore.restore_folder import restore_folder
+from gdpo_sr.restore.settings import Settings, Standing, settings_of, standing
 from gdpo_sr.types import OptionError
-from gdpo_sr.utils.image_io import DEEP, WRITABLE
+from gdpo_sr.utils.devices import checked_device
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_BAR = (  # always pictures a second, never seconds a picture
+    "inference: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}, {remaining} left, "
+    "{rate_noinv_fmt}]"
+)
 _LONGEST_WAIT = timedelta(days=7)  # of a process for the others, which may have more to do
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, jobs: list[Job]) -> int:
     """Restore pictures as `gdpo_sr.inference.main` says; its result and its errors."""
     _check(args)
-    jobs = plan(args.input, args.output, f".{args.format}", args.recursive)
-    todo = jobs if args.overwrite else without_finished(jobs)
-    if args.lora:
-        find_adapter(args.lora)
-    state = PartialState(timeout=_LONGEST_WAIT)
+    device = checked_device(args.device) if args.device else None
+    state = PartialState(cpu=args.device == "cpu", timeout=_LONGEST_WAIT)
+    captions = _captions(jobs) if args.captions else {}
+    settings = settings_of(args)
+    found = _standing(jobs, args, settings, captions)
     state.wait_for_everyone()  # all plan before the first writes
-    problems = _restore(todo[state.process_index :: state.num_processes], args, state)
-    problems = gather_object(problems)
     if state.is_main_process:
-        _summarise(len(jobs), len(todo), problems)
+        _announce(found, len(jobs))
+    options = _folder_options(args, captions, settings)
+    mine = found.todo[state.process_index :: state.num_processes]
+    problems = gather_object(_restore(mine, args, options, device or state.device))
+    if state.is_main_process:
+        _summarise(len(found.todo), problems)
+        if args.preview:
+            print(f"preview: {write_sheet(Path(args.preview), jobs)}")
     return 1 if problems else 0
 
 
-def _restore(jobs: list[Job], args: argparse.Namespace, state: PartialState) -> list[str]:
+def _standing(
+    jobs: list[Job], args: argparse.Namespace, settings: Settings, captions: dict[Path, str]
+) -> Standing:
+    """What is to be done: with --overwrite everything, with --skip_existing what is not there."""
+    manifest.check_manifest(Path(args.output))
+    if args.overwrite:
+        return Standing(todo=jobs)
+    if args.skip_existing:
+        there = [job for job in jobs if os.path.exists(job.target)]
+        return Standing([job for job in jobs if job not in there], kept=there)
+    return standing(jobs, Path(args.output), settings, captions)
+
+
+def _restore(
+    jobs: list[Job], args: argparse.Namespace, options: FolderOptions, device: torch.device
+) -> list[str]:
     """Restore this process's pictures; returns the names of those that failed."""
     if not jobs:
         return []
-    captions = _captions(jobs) if args.captions else {}
-    score = _score(args.select, state.device) if args.select else None
-    pipe = _build(args, state.device)
+    score = _score(args.select, device) if args.select else None
+    pipe = _build(args, device)
     problems: list[str] = []
-    hidden = not state.is_main_process
-    with tqdm(total=len(jobs), desc="inference", unit="image", disable=hidden) as bar:
+    hidden = not PartialState().is_main_process
+    with tqdm(total=len(jobs), unit="image", disable=hidden, bar_format=_BAR) as bar:
 
         def tell(job: Job, problem: str | None) -> None:
             bar.update()
@@ -65,7 +92,7 @@ def _restore(jobs: list[Job], args: argparse.Namespace, state: PartialState) -> 
                 tqdm.write(f"error: {job.source.name}: {problem}", file=sys.stderr)
 
         ordered = by_size(jobs) if args.batch > 1 else jobs
-        restore_folder(ordered, pipe, _folder_options(args, captions), tell, score)
+        restore_folder(ordered, pipe, options, tell, score)
     return problems
 
 
@@ -74,15 +101,33 @@ def _captions(jobs: list[Job]) -> dict[Path, str]:
     return dict(zip(sources, file_captions(sources), strict=True))
 
 
-def _summarise(found: int, todo: int, problems: list[str]) -> None:
-    if found > todo:
-        print(f"{found - todo} of {found} exist already and were skipped; --overwrite redoes them")
+def _announce(found: Standing, count: int) -> None:
+    """Which results are left as they are, and which are made again and why."""
+    if found.kept:
+        kept = len(found.kept)
+        print(f"{kept} of {count} exist already and were skipped; --overwrite redoes them")
+    if found.unknown:
+        print(
+            f"{len(found.unknown)} of {count} exist already, no {manifest.NAME} says how they were "
+            "made, and were skipped; --overwrite redoes them"
+        )
+    if found.changed:
+        keys = sorted({key for keys in found.changed.values() for key in keys})
+        print(
+            f"{len(found.changed)} of {count} were made by other settings ({', '.join(keys)}) and "
+            "are made again; --skip_existing keeps them"
+        )
+
+
+def _summarise(todo: int, problems: list[str]) -> None:
     if problems:
         names = ", ".join(sorted(problems))
         print(f"error: {len(problems)} of {todo} failed: {names}", file=sys.stderr)
 
 
-def _folder_options(args: argparse.Namespace, captions: dict[Path, str]) -> FolderOptions:
+def _folder_options(
+    args: argparse.Namespace, captions: dict[Path, str], settings: Settings
+) -> FolderOptions:
     return FolderOptions(
         restore=RestoreOptions(
             args.t_add, args.prompt, args.color_fix, args.tile, args.tile_overlap, args.batch
@@ -97,7 +142,10 @@ def _folder_options(args: argparse.Namespace, captions: dict[Path, str]) -> Fold
         uncertainty=args.uncertainty,
         bit_depth=args.bit_depth,
         quality=args.quality,
+        strip=args.strip,
+        max_pixels=args.max_pixels,
         captions=captions,
+        settings=settings,
     )
 
 
@@ -146,7 +194,7 @@ def _check(args: argparse.Namespace) -> None:
         )
     if args.candidates < 2 and (combined or args.uncertainty):
         raise OptionError("--select, --mean and --uncertainty need --candidates 2 or more")
-    if args.bit_depth == 16 and WRITABLE[f".{args.format}"] not in DEEP:
+    if args.bit_depth == 16 and args.format not in ("png", "tif"):
         raise OptionError(f"--bit_depth 16: --format {args.format} has 8 bits; use png or tif")
     if not 1 <= args.quality <= 100 or args.batch < 1:
         raise OptionError(

@@ -2,51 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from gdpo_sr.generators.prompts import prompts_behind
-from gdpo_sr.pipelines.noise_field import draw_seed
-from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline, RestoreOptions, RestoreReport
+from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline, RestoreReport
 from gdpo_sr.restore import manifest
-from gdpo_sr.restore.candidate_sink import CandidateSink, Finished, Score
+from gdpo_sr.restore.candidate_sink import CandidateSink, Score
+from gdpo_sr.restore.noise import noise_name, noise_seeds
+from gdpo_sr.restore.options import FolderOptions, with_caption
 from gdpo_sr.restore.plan import Job
+from gdpo_sr.restore.records import describe, made, names
 from gdpo_sr.restore.threads import Writers, read_ahead
+from gdpo_sr.restore.write_result import check_result_size, result_bits, write_result
 from gdpo_sr.types import ImageError
-from gdpo_sr.utils.image_io import DEEP, WRITABLE, write_pixels
 from gdpo_sr.utils.picture_modes import SourcePicture, load_picture
 from gdpo_sr.utils.resample import Frame, frame_for
 
 Loaded = tuple[Job, SourcePicture]
 Tell = Callable[[Job, str | None], None]
 """Called once per job, with what went wrong or None."""
-
-
-@dataclass(frozen=True)
-class FolderOptions:
-    """What to make of every picture; see `gdpo-sr inference --help`.
-
-    `captions` holds a caption for each source, or nothing; the prompt is put behind it.
-    """
-
-    restore: RestoreOptions
-    folder: Path
-    seed: int = 0
-    scale: float = 4
-    size: tuple[int, int] | None = None
-    long_side: int | None = None
-    candidates: int = 1
-    choice: str = "first"
-    uncertainty: bool = False
-    bit_depth: int | None = None
-    quality: int = 95
-    captions: Mapping[Path, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -78,7 +56,7 @@ def restore_folder(
         _record(options, tell, done.job, done.record, error)
 
     batch = options.restore.batch_size
-    loaded = read_ahead(jobs, lambda job: load_picture(job.source), 2 * batch)
+    loaded = read_ahead(jobs, partial(_load, limit=options.max_pixels), 2 * batch)
 
     def failed(job: Job, error: ImageError) -> None:
         _record(options, tell, job, {}, error)
@@ -86,6 +64,10 @@ def restore_folder(
     with Writers[_Done](2 * batch, written) as writers:
         for group in _groups(loaded, batch, failed, options.captions):
             _restore_group(group, pipe, options, writers, failed, score)
+
+
+def _load(job: Job, limit: int | None) -> SourcePicture:
+    return load_picture(job.source, job.frame, limit)
 
 
 def _groups(
@@ -135,8 +117,11 @@ def _restore_group(
     for index, (job, picture) in enumerate(group):
         finished = sink.finished(index, score)
         seconds = (time.monotonic() - started) / len(group)
-        record = _describe(picture, frame, finished, report, options.seed, seconds)
-        writers.add(_Done(job, record), lambda j=job, f=finished: _write(j, f, options.quality))
+        record = describe(picture, frame, finished, report, seconds)
+        record |= made(job, pipe, options)
+        extras = (None, None) if options.strip else (picture.exif, picture.dpi)
+        write = partial(write_result, job, finished, options.quality, *extras)
+        writers.add(_Done(job, record), write)
 
 
 def _restore(
@@ -145,83 +130,16 @@ def _restore(
     pictures = [picture for _, picture in group]
     height, width = pictures[0].color.shape[-2:]
     frame = frame_for(height, width, options.scale, options.size, options.long_side)
-    bits = [_bits(job, picture, options.bit_depth) for job, picture in group]
+    bits = [result_bits(job, picture, options.bit_depth) for job, picture in group]
+    for (job, picture), depth in zip(group, bits, strict=True):
+        check_result_size(job, picture, frame, depth)
     sink = CandidateSink(
         pictures, frame, options.candidates, bits, options.choice, options.uncertainty
     )
-    seeds = [noise_seeds(options.seed, job.source.name, options.candidates) for job, _ in group]
+    seeds = [noise_seeds(options.seed, noise_name(job), options.candidates) for job, _ in group]
     colors = [picture.color for picture in pictures]
-    restore = _with_caption(options, group[0][0].source, pipe.config.prompt)
+    restore = with_caption(options, group[0][0].source, pipe.config.prompt)
     return frame, sink, pipe.restore_into(sink, colors, frame, seeds, restore)
-
-
-def _with_caption(options: FolderOptions, source: Path, saved_prompt: str) -> RestoreOptions:
-    """The options of one group: all of its pictures have the same caption."""
-    if source not in options.captions:
-        return options.restore
-    words = saved_prompt if options.restore.prompt is None else options.restore.prompt
-    [prompt] = prompts_behind([options.captions[source]], words)
-    return replace(options.restore, prompt=prompt)
-
-
-def noise_source(seed: int, name: str) -> torch.Generator:
-    """Generator seeded by `seed` and the file name alone: other pictures do not matter."""
-    digest = hashlib.sha256(f"{seed}/{name}".encode(errors="surrogateescape")).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-
-
-def noise_seeds(seed: int, name: str, candidates: int) -> list[int]:
-    """Seeds of a picture's noises; the first does not depend on how many there are."""
-    rng = noise_source(seed, name)
-    return [draw_seed(rng) for _ in range(candidates)]
-
-
-def _bits(job: Job, picture: SourcePicture, asked: int | None) -> int:
-    """Those of the source where the format can hold them, unless others are asked for."""
-    can_16 = WRITABLE[job.target.suffix] in DEEP
-    return asked or (picture.bits if can_16 else 8)
-
-
-def _write(job: Job, finished: Finished, quality: int) -> None:
-    pixels = finished.pixels
-    if WRITABLE[job.target.suffix] in ("JPEG", "BMP") and pixels.shape[2] in (2, 4):
-        pixels = _on_white(pixels)
-    if WRITABLE[job.target.suffix] == "WEBP" and pixels.shape[2] < 3:
-        pixels = pixels[..., [0, 0, 0, 1][: pixels.shape[2] + 2]]
-    if finished.heat_map is not None:
-        write_pixels(job.heat_map, finished.heat_map)
-    write_pixels(job.target, pixels, quality, finished.icc)
-
-
-def _on_white(pixels: Any) -> Any:
-    """(H, W, 1 or 3) uint8: what a format without alpha can show."""
-    opacity = pixels[..., -1:].astype("float32") / 255
-    return (pixels[..., :-1] * opacity + 255 * (1 - opacity)).round().astype("uint8")
-
-
-def _describe(
-    picture: SourcePicture,
-    frame: Frame,
-    finished: Finished,
-    report: RestoreReport,
-    seed: int,
-    seconds: float,
-) -> dict[str, Any]:
-    height, width = picture.color.shape[-2:]
-    rows, columns, channels = finished.pixels.shape
-    return {
-        "input": {"size": [width, height], "mode": picture.mode, "bits": picture.bits},
-        "size": [columns, rows],
-        "channels": channels,
-        "bits": finished.pixels.itemsize * 8,
-        "scale": frame.scale,
-        "seed": seed,
-        "candidate": finished.candidate,
-        "metric": finished.score,
-        "spread": finished.spread,
-        "seconds": round(seconds, 3),
-        **asdict(report),
-    }
 
 
 def _record(
@@ -233,7 +151,6 @@ def _record(
 ) -> None:
     """The job's line in the manifest, then the caller's word."""
     problem = None if error is None else str(error)
-    names = {"file": str(job.source), "output": str(job.target)}
     status = {"status": "failed", "error": problem} if problem else {"status": "done", **record}
-    manifest.append(options.folder, {**names, **status})
+    manifest.append(options.folder, {**names(job, options), **status})
     tell(job, problem)

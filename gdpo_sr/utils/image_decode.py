@@ -14,6 +14,7 @@ from PIL import Image, ImageCms, ImageOps
 from gdpo_sr.types import ImageError
 from gdpo_sr.utils.deep_ppm import deep_ppm_maximum, read_deep_ppm
 from gdpo_sr.utils.icc import to_srgb_by_tables
+from gdpo_sr.utils.metadata import dpi_of, dpi_of_tiff, exif_of_tiff, kept_exif
 from gdpo_sr.utils.picture_file import (
     check_pixels,
     existing,
@@ -51,12 +52,16 @@ class Decoded:
         bits: 8 or 16 per channel; files of more than 8 bits, and float ones, count as 16.
         mode: of the file, in Pillow's words, such as ``CMYK``, ``P`` or ``RGB;16``.
         icc: the embedded profile of `pixels`, or None.
+        exif: EXIF data that is true of the upright picture, or None.
+        dpi: pixels per inch across and down, or None.
     """
 
     pixels: np.ndarray
     bits: int
     mode: str
     icc: bytes | None = None
+    exif: bytes | None = None
+    dpi: tuple[float, float] | None = None
 
 
 def decode(path: StrPath, frame: int = 0, max_pixels: int | None = None) -> Decoded:
@@ -82,7 +87,9 @@ def decode(path: StrPath, frame: int = 0, max_pixels: int | None = None) -> Deco
             seek(image, frame)
             check_pixels(file, *image.size, limit)
             deep = frame == 0 and _is_deep_png(image)
-            return _decode_deep_png(file, image) if deep else _decode_usual(image)
+            found = _decode_deep_png(file, image) if deep else _decode_usual(image)
+            dpi = _turned(dpi_of(image.info), orientation(image))
+            return replace(found, exif=kept_exif(image.getexif()), dpi=dpi)
 
     return _asked(path, read)
 
@@ -140,18 +147,19 @@ def _decode_tiff(path: Path, frame: int, limit: int) -> Decoded:
     with open_tiff(path) as tiff:
         page = page_of(tiff, frame)
         check_pixels(path, page.imagewidth, page.imagelength, limit)
-        turned = orientation_of(page)
+        turned, exif = orientation_of(page), exif_of_tiff(path.read_bytes())
+        extras = {"exif": kept_exif(exif), "dpi": _turned(dpi_of_tiff(exif), turned)}
         if pillow_is_right(page):
             content = None if turned == 1 else with_first_orientation(path, page)
             with open_picture(path, content) as image:
                 seek(image, page.index)
                 found = _decode_usual(image)
-            return replace(found, pixels=_upright(found.pixels, turned))
+            return replace(found, pixels=_upright(found.pixels, turned), **extras)
         pixels = read_page(path, page, page.index)
         bits = 8 if page.bitspersample <= 8 else 16
         mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[pixels.shape[2]]
         mode = "F" if page.sampleformat == 3 else mode if bits == 8 else f"{mode};16"
-        return Decoded(_upright(pixels, turned), bits, mode, tiff_icc(page))
+        return Decoded(_upright(pixels, turned), bits, mode, tiff_icc(page), **extras)
 
 
 def _decode_ppm(path: Path, limit: int) -> Decoded:
@@ -208,6 +216,10 @@ def _upright(pixels: np.ndarray, turned: int) -> np.ndarray:
     if turned in (3, 4, 7, 8):
         pixels = pixels[::-1]
     return np.ascontiguousarray(pixels)
+
+
+def _turned(dpi: tuple[float, float] | None, turned: int) -> tuple[float, float] | None:
+    return (dpi[1], dpi[0]) if dpi is not None and turned in _SIDEWAYS else dpi
 
 
 def _decode_usual(image: Image.Image) -> Decoded:

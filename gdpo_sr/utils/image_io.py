@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-from gdpo_sr.types import DatasetError, ImageError
+from gdpo_sr.types import ImageError
+from gdpo_sr.utils.files import write_whole
 from gdpo_sr.utils.image_decode import decode, image_size
-from gdpo_sr.utils.picture_file import SUFFIXES
-from gdpo_sr.utils.sixteen_bit import png_16, tiff_16
+from gdpo_sr.utils.picture_folder import is_picture, list_images
+from gdpo_sr.utils.picture_formats import DEEP, WRITABLE, check_size, format_of
+from gdpo_sr.utils.png_16 import png_16
+from gdpo_sr.utils.tiff_file import tiff_file
 
 __all__ = [
+    "DEEP",
     "WRITABLE",
     "image_size",
     "is_picture",
@@ -25,19 +30,10 @@ __all__ = [
     "write_pixels",
 ]
 
-WRITABLE = {
-    ".png": "PNG",
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".webp": "WEBP",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-    ".bmp": "BMP",
-}
-DEEP = {"PNG": png_16, "TIFF": tiff_16}  # formats that are written with 16 bits
 
-
-def read_image(path: str | os.PathLike[str]) -> torch.Tensor:
+def read_image(
+    path: str | os.PathLike[str], frame: int = 0, max_pixels: int | None = None
+) -> torch.Tensor:
     """Read a picture upright, as (3, H, W) float32 RGB in [0, 1] with all its bits.
 
     EXIF orientation is applied, alpha is dropped, RGB profiles are ignored.
@@ -45,7 +41,7 @@ def read_image(path: str | os.PathLike[str]) -> torch.Tensor:
     Raises:
         ImageError: the file is missing, empty, truncated or not a picture.
     """
-    pixels = decode(path).pixels
+    pixels = decode(path, frame, max_pixels).pixels
     channels = [0, 1, 2] if pixels.shape[2] > 2 else [0, 0, 0]
     return torch.from_numpy(np.ascontiguousarray(pixels[..., channels].transpose(2, 0, 1)))
 
@@ -71,6 +67,8 @@ def write_pixels(
     pixels: np.ndarray,
     quality: int = 95,
     icc: bytes | None = None,
+    exif: bytes | None = None,
+    dpi: tuple[float, float] | None = None,
 ) -> None:
     """Write finished pixels; the file appears complete or not at all.
 
@@ -78,82 +76,46 @@ def write_pixels(
         path: its suffix, one of WRITABLE, is the format; missing folders are made.
         pixels: (H, W, C) uint8, or uint16 for PNG and TIFF; grey, grey + alpha, RGB or RGBA.
         quality: 1 to 100, for JPEG and WebP.
-        icc: profile to embed; BMP has no place for it.
+        icc, exif: to embed; BMP has no place for them.
+        dpi: pixels per inch across and down; WebP has no place for it.
 
     Raises:
-        ImageError: another suffix, or a folder that cannot be written.
+        ImageError: another suffix, a picture too large for its format, or a folder that cannot be
+            written.
     """
     path = Path(path)
-    form = _format(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
+    form = format_of(path)
+    check_size(path, pixels.shape[1], pixels.shape[0], pixels.shape[2] * pixels.itemsize)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if pixels.dtype == np.uint16:
-            temporary.write_bytes(DEEP[form](pixels, icc))
+        if form == "TIFF":
+            content = tiff_file(pixels, icc, exif, dpi)
+        elif pixels.dtype == np.uint16:
+            content = png_16(pixels, icc, exif, dpi)
         else:
-            picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-            picture.save(temporary, format=form, **_save_options(form, quality, icc))
-        os.replace(temporary, path)
+            extras = {"icc_profile": icc, "exif": exif, "dpi": dpi}
+            content = _encoded(pixels, form, quality, extras)
+        write_whole(path, content)
     except (OSError, ValueError) as error:
         raise ImageError(
             f"cannot write {path}: {error}; check the folder and the free space"
         ) from error
-    finally:
-        if temporary.exists():
-            temporary.unlink()
 
 
-def list_images(source: str | os.PathLike[str], recursive: bool = False) -> list[Path]:
-    """Pictures of a folder, by suffix and sorted by path; a file gives itself. Hidden files are
-    left out.
-
-    Raises:
-        DatasetError: `source` does not exist or holds no picture.
-    """
-    source = Path(source)
-    if source.is_file():
-        return [source]
-    if not source.is_dir():
-        raise DatasetError(
-            f"no such file or folder: {source}; give the path of a picture or of a folder"
-        )
-    found = source.rglob("*") if recursive else source.iterdir()
-    images = sorted(p for p in found if is_picture(p))
-    if not images:
-        raise DatasetError(
-            f"no picture in the folder {source}; put PNG, JPEG, WebP, ... files into it"
-        )
-    return images
-
-
-def is_picture(path: Path) -> bool:
-    """Whether the suffix is one that can be read; hidden files are none."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-
-
-def _format(path: Path) -> str:
-    if path.suffix.lower() not in WRITABLE:
-        raise ImageError(
-            f"cannot write {path}: suffix '{path.suffix}' is not one of {' '.join(WRITABLE)}"
-        )
-    return WRITABLE[path.suffix.lower()]
-
-
-def _save_options(form: str, quality: int, icc: bytes | None) -> dict[str, Any]:
-    """What Pillow is told, for the formats that know it."""
-    options: dict[str, Any] = {}
+def _encoded(pixels: np.ndarray, form: str, quality: int, extras: dict[str, Any]) -> bytes:
+    """The file's content by Pillow, with those extras that there are and that the format knows."""
+    unknown = {"BMP": ("icc_profile", "exif"), "WEBP": ("dpi",)}.get(form, ())
+    options = {k: v for k, v in extras.items() if v is not None and k not in unknown}
     if form in ("JPEG", "WEBP"):
         options["quality"] = quality
-    if form == "TIFF":
-        options["compression"] = "tiff_adobe_deflate"
-    if icc is not None and form != "BMP":
-        options["icc_profile"] = icc
-    return options
+    buffer = io.BytesIO()
+    picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    picture.save(buffer, format=form, **options)
+    return buffer.getvalue()
 
 
 def _to_bytes(path: Path, image: torch.Tensor) -> np.ndarray:
     """(H, W, 3) uint8 from (3, H, W), after checks."""
-    _format(path)
+    format_of(path)
     if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
         raise ImageError(f"cannot write {path}: shape {tuple(image.shape)} is not (3, H, W)")
     image = image.detach().float().cpu()

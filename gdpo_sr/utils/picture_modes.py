@@ -30,6 +30,7 @@ class SourcePicture:
         mode: of the file, for reports.
         icc: the profile to embed in the result, or None.
         profile: converts sRGB to the space of `icc`; None where that is sRGB.
+        exif, dpi: for the result, or None.
     """
 
     color: torch.Tensor
@@ -39,15 +40,19 @@ class SourcePicture:
     mode: str
     icc: bytes | None = None
     profile: CurveProfile | None = None
+    exif: bytes | None = None
+    dpi: tuple[float, float] | None = None
 
 
-def load_picture(path: str | os.PathLike[str]) -> SourcePicture:
-    """Read a file with everything that its result should keep.
+def load_picture(
+    path: str | os.PathLike[str], frame: int = 0, max_pixels: int | None = None
+) -> SourcePicture:
+    """Read a file with everything that its result should keep; arguments as of `decode`.
 
     Raises:
         ImageError: the file is missing, empty, truncated or not a picture.
     """
-    decoded = decode(path)
+    decoded = decode(path, frame, max_pixels)
     channels = decoded.pixels.shape[2]
     is_grey, has_alpha = channels < 3, channels in (2, 4)
     colors = decoded.pixels[..., :1].repeat(3, 2) if is_grey else decoded.pixels[..., :3]
@@ -56,7 +61,8 @@ def load_picture(path: str | os.PathLike[str]) -> SourcePicture:
     alpha = torch.from_numpy(decoded.pixels[..., -1].copy())[None] if has_alpha else None
     if alpha is not None:
         color = fill_transparent(color, alpha)
-    return SourcePicture(color, alpha, is_grey, decoded.bits, decoded.mode, icc, profile)
+    extras = {"exif": decoded.exif, "dpi": decoded.dpi}
+    return SourcePicture(color, alpha, is_grey, decoded.bits, decoded.mode, icc, profile, **extras)
 
 
 def fill_transparent(color: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:

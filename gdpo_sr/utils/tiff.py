@@ -43,8 +43,14 @@ def page_of(tiff: TiffFile, frame: int = 0) -> TiffPage:
 
 
 def whole_pages(tiff: TiffFile) -> list[Any]:
-    """Pages that are pictures of their own."""
+    """Pages that are pictures of their own.
+
+    Raises:
+        ValueError: there is none.
+    """
     pages = [tiff.pages[index].aspage() for index in range(len(tiff.pages))]
+    if not pages:
+        raise ValueError("a TIFF without a picture")
     return [page for page in pages if not int(page.subfiletype) & 5] or pages[:1]
 
 

@@ -21,7 +21,7 @@ from gdpo_sr.metrics.registry import create_metric
 from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline
 from gdpo_sr.pipelines.tiled_restoration import TileRestorer
 from gdpo_sr.restore import manifest
-from gdpo_sr.restore.restore_folder import noise_seeds
+from gdpo_sr.restore.noise import noise_seeds
 from gdpo_sr.types import CheckpointError, DatasetError, OptionError
 from gdpo_sr.utils.image_decode import decode
 from gdpo_sr.utils.image_io import read_image, write_image, write_pixels
@@ -177,10 +177,19 @@ class TestBeforeTheModelIsLoaded:
         with pytest.raises(DatasetError, match="no such file or folder: .*nowhere"):
             run(tmp_path / "nowhere", tmp_path / "out", base)
 
-    def test_same_stems(self, photos: Path, base: Path, tmp_path: Path):
-        shutil.copy(photos / "a.png", photos / "a.jpg")
-        with pytest.raises(DatasetError, match="a.jpg and .*a.png would both become .*a.png"):
+    def test_names_that_stay_the_same(self, photos: Path, base: Path, tmp_path: Path):
+        """a.jpg and a.png become a_jpg.png and a_png.png, but the former is there already."""
+        shutil.copy(photos / "b.jpg", photos / "a.jpg")
+        shutil.copy(photos / "a.png", photos / "a_jpg.png")
+        with pytest.raises(DatasetError, match="a.jpg and .*a_jpg.png would both become .*a_jpg"):
             run(photos, tmp_path / "out", base)
+
+    def test_names_are_checked_before_anything_slow(self, photos: Path, base: Path):
+        script = "import sys; from gdpo_sr.inference import main; from gdpo_sr.cli import run_main"
+        script += f"; run_main(main, ['-i', {str(photos)!r}, '-o', {str(photos)!r}])"
+        script += "; assert 'torch' not in sys.modules and 'diffusers' not in sys.modules"
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+        assert done.returncode == 0 and "a.png is an input" in done.stderr, done.stderr
 
     def test_results_would_replace_the_input(self, photos: Path, base: Path):
         with pytest.raises(OptionError, match="a.png is an input; choose another"):
@@ -242,8 +251,10 @@ def test_what_exists_is_skipped(photos: Path, base: Path, tmp_path: Path, capsys
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a.png").write_bytes(b"mine")
     assert run(photos, tmp_path / "out", base) == 0
-    assert "1 of 3 exist already" in capsys.readouterr().out
+    assert "1 of 3 exist already, no manifest.jsonl says how" in capsys.readouterr().out
     assert contents(tmp_path / "out")["a.png"] == b"mine"
+    assert run(photos, tmp_path / "out", base) == 0
+    assert "2 of 3 exist already and were skipped" in capsys.readouterr().out
     run(photos, tmp_path / "out", base, "--overwrite")
     assert contents(tmp_path / "out")["a.png"] != b"mine"
 
@@ -399,3 +410,199 @@ def test_public_names():
     assert {"OneStepSRPipeline", "__version__"} <= set(dir(gdpo_sr))
     with pytest.raises(AttributeError, match="OneStepPipeline"):
         gdpo_sr.OneStepPipeline  # noqa: B018 - the access is the test
+
+
+def test_results_of_other_settings_are_made_again(
+    photos: Path, base: Path, lora_run: Path, tmp_path: Path, capsys
+):
+    """The same folder with another LoRA, seed or option said "exists already"."""
+    out = tmp_path / "out"
+    run(photos, out, base)
+    before = contents(out)
+    for options, key in (
+        (["--lora", str(lora_run)], "lora"),
+        (["--lora", str(lora_run), "--seed", "1"], "seed"),
+        (["--seed", "1", "--t_add", "100"], "lora, t_add"),
+    ):
+        capsys.readouterr()
+        assert run(photos, out, base, *options) == 0
+        words = f"3 of 3 were made by other settings ({key}) and are made again"
+        assert words in capsys.readouterr().out, key
+        assert contents(out) != before, key
+        before = contents(out)
+        assert run(photos, out, base, *options) == 0
+        assert "3 of 3 exist already and were skipped" in capsys.readouterr().out
+        assert contents(out) == before
+    assert run(photos, out, base, "--skip_existing") == 0
+    assert contents(out) == before and "3 of 3 exist already" in capsys.readouterr().out
+
+
+def test_changed_input_and_lora_are_seen(
+    photos: Path, base: Path, lora_run: Path, tmp_path: Path, capsys
+):
+    """The files themselves count, not their names; the folder may be named otherwise."""
+    out, lora = tmp_path / "out", ["--lora", str(lora_run)]
+    run(photos, out, base, *lora)
+    write_image(photos / "a.png", torch.zeros(3, 8, 8))
+    shutil.move(out, tmp_path / "moved")
+    run(photos, tmp_path / "moved", base, *lora)
+    text = capsys.readouterr().out
+    assert "1 of 3 were made by other settings (input)" in text and "2 of 3 exist" in text
+    assert read_image(tmp_path / "moved" / "a.png").shape == (3, 32, 32)
+    weights = lora_run / "models" / "lora_latest" / "adapter_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 64
+    weights.write_bytes(content)
+    run(photos, tmp_path / "moved", base, *lora)
+    assert "3 of 3 were made by other settings (lora)" in capsys.readouterr().out
+
+
+def test_manifest_records_what_made_a_picture(
+    photos: Path, base: Path, lora_run: Path, tmp_path: Path
+):
+    run(photos / "a.png", tmp_path / "out", base, "--lora", str(lora_run), "--seed", "3")
+    record = records(tmp_path / "out")["a.png"]
+    made_by = record["made_by"]
+    assert made_by["version"] == gdpo_sr.__version__ and made_by["size"] == {"scale": 4}
+    assert Path(made_by["lora"]["folder"]) == lora_run / "models" / "lora_latest"
+    assert len(made_by["lora"]["sha256"]) == 16 == len(made_by["base"]["sha256"])
+    assert record["t_add"] == 250 and record["color_fix"] == "wavelet" and record["seed"] == 3
+    assert isinstance(record["prompt"], str) and made_by["tile"] is None
+
+
+def test_two_kinds_of_one_name(photos: Path, base: Path, tmp_path: Path):
+    """One a.jpg beside a.png ended the whole folder."""
+    shutil.copy(photos / "b.jpg", photos / "a.jpg")
+    assert run(photos, tmp_path / "out", base) == 0
+    assert set(contents(tmp_path / "out")) == {"a_jpg.png", "a_png.png", "b.png", "c.png"}
+    assert run(photos, tmp_path / "same", base, "--format", "same", "--suffix", "_x4") == 0
+    expected = {"a_x4.jpg", "a_x4.png", "b_x4.jpg", "c_x4.webp"}
+    assert set(contents(tmp_path / "same")) == expected
+
+
+def test_metadata_is_kept(base: Path, tmp_path: Path):
+    """Camera, time, place and resolution; not the orientation, which is applied."""
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[271], exif[274] = "A camera", 6
+    exif.get_ifd(0x8769)[0x9003] = "2020:02:03 04:05:06"
+    exif.get_ifd(0x8769)[0xA002] = 12
+    exif.get_ifd(0x8825)[1] = "N"
+    picture = Image.new("RGB", (12, 8))
+    for suffix in ("jpg", "tif", "png", "webp"):
+        picture.save(tmp_path / f"{suffix}.{suffix}", exif=exif.tobytes(), dpi=(300, 150))
+    deep = np.zeros((8, 12, 3), np.uint16)
+    write_pixels(tmp_path / "deep.png", deep, exif=exif.tobytes(), dpi=(300, 150))
+    for source in ("jpg.jpg", "tif.tif", "png.png", "webp.webp", "deep.png"):
+        for form in ("jpg", "png", "tif", "webp"):
+            out = tmp_path / f"{source}_{form}"
+            assert run(tmp_path / source, out, base, "--format", form) == 0
+            with Image.open(out / f"{Path(source).stem}.{form}") as image:
+                assert image.size == (32, 48)
+                kept = image.getexif()
+                assert kept[271] == "A camera" and kept.get(274, 1) == 1, (source, form)
+                assert kept.get_ifd(0x8769)[0x9003] == "2020:02:03 04:05:06", (source, form)
+                assert 0xA002 not in kept.get_ifd(0x8769) and kept.get_ifd(0x8825)[1] == "N"
+                if "webp" not in (form, source.split(".")[1]):
+                    assert image.info["dpi"] == pytest.approx((150, 300), abs=0.1), (source, form)
+    run(tmp_path / "jpg.jpg", tmp_path / "bare", base, "--strip", "--format", "jpg")
+    with Image.open(tmp_path / "bare" / "jpg.jpg") as image:
+        assert not dict(image.getexif()) and image.info.get("dpi") in (None, (72, 72))
+
+
+def test_all_frames(base: Path, tmp_path: Path):
+    from PIL import Image
+
+    frames = [Image.new("RGB", (8, 8), (60 * i, 0, 0)) for i in range(3)]
+    frames[0].save(tmp_path / "a.tif", save_all=True, append_images=frames[1:])
+    frames[0].save(tmp_path / "single.png")
+    for name in ("a.tif", "single.png"):
+        run(tmp_path / name, tmp_path / "out", base, "--frames", "all")
+    names = {"a_0001.png", "a_0002.png", "a_0003.png", "single.png"}
+    assert set(contents(tmp_path / "out")) == names
+    red = [read_image(tmp_path / "out" / f"a_000{i}.png")[0].mean() for i in (1, 2, 3)]
+    assert red[0] < red[1] < red[2]
+    run(tmp_path / "a.tif", tmp_path / "first", base)
+    assert set(contents(tmp_path / "first")) == {"a.png"}
+
+
+def test_preview_and_progress(photos: Path, base: Path, tmp_path: Path, capsys):
+    sheet = tmp_path / "sheet.png"
+    assert run(photos, tmp_path / "out", base, "--preview", str(sheet)) == 0
+    captured = capsys.readouterr()
+    assert f"preview: {sheet}" in captured.out and "image/s" in captured.err
+    image = read_image(sheet)
+    assert image.shape == (3, 282, 3 * 492 + 10) and image.std() > 0.1
+
+
+def test_device_and_dtype(photos: Path, base: Path, tmp_path: Path):
+    source = photos / "a.png"
+    assert run(source, tmp_path / "out", base, "--device", "cpu", "--dtype", "bfloat16") == 0
+    assert records(tmp_path / "out")["a.png"]["made_by"]["precision"] == "bf16"
+    for name in ("cuda:99", "toaster"):
+        with pytest.raises(OptionError, match=f"--device {name}: not on this machine.*cpu"):
+            run(source, tmp_path / "no", base, "--device", name)
+
+
+def test_too_large_for_the_format_is_told_before_the_work(
+    base: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(TileRestorer, "restore", no_model)
+    write_image(tmp_path / "a.png", torch.zeros(3, 1, 5000))
+    assert run(tmp_path / "a.png", tmp_path / "out", base, "--format", "webp") == 1
+    assert "WEBP holds at most 16383 pixels a side, the result has 20000x4" in (
+        capsys.readouterr().err
+    )
+    arguments = ["--format", "jpg", "--scale", "14"]
+    assert run(tmp_path / "a.png", tmp_path / "out", base, *arguments) == 1
+    assert "JPEG holds at most 65500 pixels a side" in capsys.readouterr().err
+
+
+def test_long_name_is_one_failed_picture(photos: Path, base: Path, tmp_path: Path, capsys):
+    """255 bytes are written; 256 fail, and the others go on."""
+    (photos / "a.png").rename(photos / f"{'a' * 251}.png")
+    (photos / "b.jpg").rename(photos / f"{'b' * 251}.jpg")
+    assert run(photos, tmp_path / "out", base) == 0
+    assert len(contents(tmp_path / "out")) == 3
+    assert run(photos, tmp_path / "long", base, "--format", "webp") == 1
+    assert set(contents(tmp_path / "long")) == {"c.webp"}
+    assert "2 of 3 failed" in capsys.readouterr().err
+
+
+def test_limit_of_pixels(photos: Path, base: Path, tmp_path: Path, capsys):
+    assert run(photos, tmp_path / "out", base, "--max_pixels", "200") == 1
+    assert set(contents(tmp_path / "out")) == {"a.png", "b.png"}
+    assert "c.webp: cannot read" in capsys.readouterr().err
+    assert run(photos, tmp_path / "out", base, "--max_pixels", "256") == 0
+
+
+def test_names_that_are_not_utf8(photos: Path, base: Path, tmp_path: Path):
+    name = os.fsdecode(b"caf\xe9.png")
+    (photos / "a.png").rename(photos / name)
+    assert run(photos, tmp_path / "out", base) == 0
+    assert name in records(tmp_path / "out") and name in os.listdir(tmp_path / "out")
+    (tmp_path / "out" / manifest.NAME).read_text(encoding="utf-8")
+
+
+def test_links_are_not_followed_out(photos: Path, base: Path, tmp_path: Path):
+    """Neither the manifest, nor a picture, nor a folder of the results."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / "out" / manifest.NAME).symlink_to(tmp_path / "mine.txt")
+    with pytest.raises(OptionError, match="manifest.jsonl is a link and is not followed"):
+        run(photos, tmp_path / "out", base)
+    (tmp_path / "out" / manifest.NAME).unlink()
+    (tmp_path / "out" / "a.png").symlink_to(tmp_path / "mine.txt")
+    assert run(photos, tmp_path / "out", base, "--overwrite") == 0
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+    assert not (tmp_path / "out" / "a.png").is_symlink()
+
+
+def test_empty_path(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It meant the current folder."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DatasetError, match="an empty path was given"):
+        main(["-i", "", "-o", "out", "--base", str(base)])
+    with pytest.raises(OptionError, match="-o '': give a folder"):
+        main(["-i", ".", "-o", "", "--base", str(base)])

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
@@ -48,13 +49,9 @@ def test_16_bit_pictures_are_turned_upright(tmp_path: Path, orientation: int):
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(small).save(tmp_path / "8.tif", exif=exif)
-    from gdpo_sr.utils.sixteen_bit import tiff_16
-
-    content = bytearray(tiff_16(small.astype(np.uint16) * 257))
-    # the tag RowsPerStrip (278) becomes Orientation (274)
-    place = content.index(bytes([278 % 256, 1, 4, 0]))
-    content[place : place + 12] = bytes([274 % 256, 1, 3, 0, 1, 0, 0, 0, orientation, 0, 0, 0])
-    (tmp_path / "16.tif").write_bytes(content)
+    tags = [(274, "H", 1, orientation, False)]
+    deeper = small.astype(np.uint16) * 257
+    tifffile.imwrite(tmp_path / "16.tif", deeper, photometric="rgb", extratags=tags)
     expected = read_image(tmp_path / "8.tif")
     assert torch.allclose(read_image(tmp_path / "16.tif"), expected, atol=1e-6)
     assert image_size(tmp_path / "16.tif") == tuple(expected.shape[1:])

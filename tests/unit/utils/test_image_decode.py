@@ -13,7 +13,7 @@ from PIL import Image
 from gdpo_sr.types import ImageError, OptionError
 from gdpo_sr.utils.image_decode import decode, frame_count, image_size
 from gdpo_sr.utils.image_io import list_images, read_image
-from gdpo_sr.utils.sixteen_bit import png_16
+from gdpo_sr.utils.png_16 import png_16
 
 RNG = np.random.default_rng(0)
 

@@ -1,0 +1,65 @@
+"""A sheet of small pictures, each input beside its result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from gdpo_sr.restore.plan import Job
+from gdpo_sr.types import ImageError
+from gdpo_sr.utils.image_io import read_image, write_image
+
+SIDE = 240  # of a small picture
+COLUMNS = 3  # pairs in a row
+CAPTION = 22
+GAP = 10
+SHOWN = 300  # pairs at most
+
+
+def write_sheet(path: Path, jobs: Sequence[Job]) -> Path:
+    """Write the sheet of the pictures that have a result; the format goes by the suffix.
+
+    Raises:
+        ImageError: it cannot be written, or there is no result.
+    """
+    pairs = [pair for job in jobs[:SHOWN] if (pair := _pair(job)) is not None]
+    if not pairs:
+        raise ImageError(f"cannot write {path}: there is no result to show")
+    rows = -(-len(pairs) // COLUMNS)
+    columns = min(COLUMNS, len(pairs))
+    width, height = 2 * SIDE + 2 + GAP, SIDE + CAPTION + GAP
+    sheet = Image.new("RGB", (GAP + columns * width, GAP + rows * height), "white")
+    for index, pair in enumerate(pairs):
+        row, column = divmod(index, COLUMNS)
+        sheet.paste(pair, (GAP + column * width, GAP + row * height))
+    pixels = torch.from_numpy(np.asarray(sheet).copy()).permute(2, 0, 1)
+    write_image(path, pixels / 255)
+    return path
+
+
+def _pair(job: Job) -> Image.Image | None:
+    """Input and result under their name, or None where one cannot be read."""
+    try:
+        before, after = _small(job.source, job.frame), _small(job.target)
+    except ImageError:
+        return None
+    pair = Image.new("RGB", (2 * SIDE + 2, SIDE + CAPTION), "white")
+    pair.paste(before, (0, CAPTION))
+    pair.paste(after, (SIDE + 2, CAPTION))
+    words = job.target.name.encode(errors="replace").decode()
+    ImageDraw.Draw(pair).text((2, 3), words, fill="black", font=ImageFont.load_default(size=14))
+    return pair
+
+
+def _small(path: Path, frame: int = 0) -> Image.Image:
+    """The whole picture within SIDE x SIDE; a smaller one is enlarged without smoothing."""
+    pixels = (read_image(path, frame) * 255).round().byte().permute(1, 2, 0).numpy()
+    image = Image.fromarray(pixels)
+    scale = SIDE / max(image.size)
+    size = tuple(max(1, round(side * scale)) for side in image.size)
+    kind = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
+    return image.resize(size, kind)

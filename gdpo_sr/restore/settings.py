@@ -1,0 +1,130 @@
+"""Everything that makes a picture what it is, and which results were made by other settings."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gdpo_sr.checkpoints.lora import find_adapter
+from gdpo_sr.generators.base_folder import base_folder, part_folder
+from gdpo_sr.restore import manifest
+from gdpo_sr.restore.plan import Job
+from gdpo_sr.version import __version__
+
+Settings = dict[str, Any]
+
+_HASHED = 256_000_000  # bytes of a file up to which its content counts, else its time of change
+_SAME_PICTURE = ("t_add", "prompt", "color_fix", "seed", "tile", "tile_overlap", "precision")
+_SAME_PICTURE += ("candidates", "select", "mean", "uncertainty", "bit_depth", "quality", "strip")
+
+
+def settings_of(args: argparse.Namespace) -> Settings:
+    """What the pictures of one command have in common; equal settings give equal pictures.
+
+    Raises:
+        CheckpointError: no such base, part or LoRA.
+    """
+    folders = {"base": base_folder(args.base)}
+    if args.unet:
+        folders["unet"] = part_folder(args.unet, "unet")
+    if args.vae:
+        folders["vae"] = part_folder(args.vae, "vae")
+    if args.lora:
+        folders["lora"] = find_adapter(args.lora)
+    size = {"scale": args.scale, "size": args.size, "long_side": args.long_side}
+    size = {key: value for key, value in size.items() if value is not None}
+    size = size if len(size) == 1 else {k: v for k, v in size.items() if k != "scale"}
+    models = {k: {"folder": str(v), "sha256": fingerprint(v)} for k, v in folders.items()}
+    same = {key: getattr(args, key) for key in _SAME_PICTURE}
+    return {"version": __version__, **models, **same, "size": size}
+
+
+def fingerprint(folder: Path) -> str:
+    """A digest of all files below a folder: names, sizes and contents (of very large files the
+    time of change).
+    """
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        status = path.stat()
+        name = path.relative_to(folder).as_posix()
+        mark = file_digest(path) if status.st_size <= _HASHED else str(status.st_mtime_ns)
+        digest.update(f"{name} {status.st_size} {mark}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()[:16]
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def for_picture(settings: Settings, source: Path, caption: str | None) -> Settings:
+    """The settings of one picture: the common ones, its content and its caption."""
+    try:
+        content = file_digest(source)
+    except OSError:  # it vanished meanwhile
+        content = None
+    return {**settings, "input": content, "caption": caption}
+
+
+@dataclass
+class Standing:
+    """What is there already.
+
+    Attributes:
+        todo: jobs without a result, or with one that is made again.
+        kept: results that were made in the same way.
+        unknown: results that no manifest knows.
+        changed: results that were made by other settings, with the settings that differ.
+    """
+
+    todo: list[Job] = field(default_factory=list)
+    kept: list[Job] = field(default_factory=list)
+    unknown: list[Job] = field(default_factory=list)
+    changed: dict[Job, list[str]] = field(default_factory=dict)
+
+
+def standing(
+    jobs: Sequence[Job], folder: Path, settings: Settings, captions: Mapping[Path, str]
+) -> Standing:
+    """Compare the results that exist with the manifest of their folder."""
+    made_by = _made_by(folder)
+    found = Standing()
+    for job in jobs:
+        before = made_by.get(place_of(job.target, folder))
+        if not os.path.exists(job.target):
+            found.todo.append(job)
+        elif before is None:
+            found.unknown.append(job)
+        elif different := _differences(before, settings, job, captions.get(job.source)):
+            found.changed[job] = different
+            found.todo.append(job)
+        else:
+            found.kept.append(job)
+    return found
+
+
+def _made_by(folder: Path) -> dict[str, Settings]:
+    """The settings of the latest picture under each place in the folder."""
+    done = (r for r in manifest.read(folder) if r.get("status") == "done" and "made_by" in r)
+    return {str(record.get("place")): record["made_by"] for record in done}
+
+
+def place_of(target: Path, folder: Path) -> str:
+    """Where a result lies in its folder, however the folder was named."""
+    return target.relative_to(folder).as_posix()
+
+
+def _differences(before: Settings, settings: Settings, job: Job, caption: str | None) -> list[str]:
+    now = for_picture(settings, job.source, caption)
+    now = json.loads(json.dumps(now))  # as the manifest gives it back
+    return sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
