@@ -61,7 +61,7 @@ class LappedAutoencoder(ModelMixin, ConfigMixin, PeftAdapterMixin):
     @apply_forward_hook
     def encode(self, x: torch.Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple:
         """Posterior over latents; its spread is zero, so `sample()` equals `mode()`."""
-        mean = self.encoder(_mirrored(x, self.config.patch_size // 2))
+        mean = self.encoder(mirrored(x, self.config.patch_size // 2))
         logvar = torch.full_like(mean, -30.0)
         posterior = DiagonalGaussianDistribution(torch.cat([mean, logvar], 1), deterministic=True)
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
@@ -85,7 +85,7 @@ class LappedAutoencoder(ModelMixin, ConfigMixin, PeftAdapterMixin):
         return self.decode(self.encode(x).latent_dist.mode()).sample
 
 
-def _mirrored(x: torch.Tensor, border: int) -> torch.Tensor:
+def mirrored(x: torch.Tensor, border: int) -> torch.Tensor:
     """Pictures continued by `border` mirrored pixels on each side, the edge pixel repeated."""
     x = torch.cat([x[..., :border, :].flip(2), x, x[..., -border:, :].flip(2)], 2)
     return torch.cat([x[..., :border].flip(3), x, x[..., -border:].flip(3)], 3)

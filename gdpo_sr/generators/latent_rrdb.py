@@ -1,10 +1,10 @@
-"""LatentRRDBNet: RRDBNet's trunk as the one network call of a one-step generator.
+"""LatentRRDBNet: RRDBNet as the one network call of a one-step generator.
 
 Noisy latents of a bicubic enlargement go in, restored latents come out. A fixed linear filter
 recovers the LR picture from the noisy latents; what it leaves over, which is the noise, enters
-through a convolution of its own, so that outputs differ with the noise. The trunk is that of
-Real-ESRGAN (Wang et al., 2021; blocks of ESRGAN, 2018) at LR resolution, which is also the
-resolution of the latents, and so is the head: nothing is computed at full resolution.
+through a convolution of its own, so that outputs differ with the noise. Between the two is the
+network of Real-ESRGAN (Wang et al., 2021; ESRGAN, 2018), and its picture is encoded again by the
+transform of `LappedAutoencoder`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import nn
+
+from gdpo_sr.generators.lapped_autoencoder import mirrored
 
 _SLOPE = 0.2
 _RESIDUAL = 0.2
@@ -64,8 +66,8 @@ class LatentRRDBNet(ModelMixin, ConfigMixin, PeftAdapterMixin):
 
     Args:
         in_channels: channels of the latents.
-        num_feat, num_grow_ch, num_block: width, growth and number of blocks of the trunk.
-        head_feat: width of the head.
+        patch_size: pixels that a latent pixel covers, across and down: 4.
+        num_feat, num_grow_ch, num_block: width, growth and number of blocks of RRDBNet.
         latent_gain: sqrt(abar) at the t_add that `lr_filter` was fitted for.
         cross_attention_dim: width of the prompt embeddings that come along.
         block_out_channels: one entry, since the network has one resolution.
@@ -74,29 +76,30 @@ class LatentRRDBNet(ModelMixin, ConfigMixin, PeftAdapterMixin):
     @register_to_config
     def __init__(
         self,
-        in_channels: int = 12,
+        in_channels: int = 24,
+        patch_size: int = 4,
         num_feat: int = 64,
         num_grow_ch: int = 32,
-        num_block: int = 4,
-        head_feat: int = 128,
+        num_block: int = 6,
         latent_gain: float = 0.8208,
         cross_attention_dim: int = 32,
         block_out_channels: tuple[int, ...] = (64,),
     ) -> None:
         super().__init__()
-        c, f = in_channels, num_feat
-        # The two linear filters and the scale are fitted, then frozen: raw latents are large, and
-        # an optimizer's step on what sees them would destroy the network.
+        c, f, p = in_channels, num_feat, patch_size
+        # The linear filters are fitted, then frozen: raw latents are large, and an optimizer's step
+        # on what sees them would destroy the network.
         self.lr_filter = nn.Conv2d(c, 3, 5, 1, 2, padding_mode="replicate")
         self.lr_latents = nn.Conv2d(3, c, 5, 1, 2, padding_mode="replicate")
-        self.register_buffer("residual_scale", torch.ones(c))
+        self.encoder = nn.Conv2d(3, c, 2 * p, p)
         self.noise_in = nn.Conv2d(c, f, 3, 1, 1)
         self.conv_first = nn.Conv2d(3, f, 3, 1, 1)
         self.body = nn.ModuleList(RRDB(f, num_grow_ch) for _ in range(num_block))
         self.conv_body = nn.Conv2d(f, f, 3, 1, 1)
-        self.head1 = nn.Conv2d(f, head_feat, 3, 1, 1)
-        self.head2 = nn.Conv2d(head_feat, head_feat, 3, 1, 1)
-        self.head_out = nn.Conv2d(head_feat, c, 3, 1, 1)
+        self.conv_up1 = nn.Conv2d(f, f, 3, 1, 1)
+        self.conv_up2 = nn.Conv2d(f, f, 3, 1, 1)
+        self.conv_hr = nn.Conv2d(f, f, 3, 1, 1)
+        self.conv_last = nn.Conv2d(f, 3, 3, 1, 1)
 
     def forward(
         self,
@@ -106,18 +109,22 @@ class LatentRRDBNet(ModelMixin, ConfigMixin, PeftAdapterMixin):
         return_dict: bool = True,
     ) -> UNet2DConditionOutput | tuple[torch.Tensor]:
         """The restored latents of `sample` (N, c, h, w)."""
+        picture = self.picture(sample)
+        border = self.config.patch_size // 2
+        restored = self.encoder(mirrored(picture * 2 - 1, border))
+        return UNet2DConditionOutput(sample=restored) if return_dict else (restored,)
+
+    def picture(self, sample: torch.Tensor) -> torch.Tensor:
+        """The restored picture (N, 3, 4h, 4w), about in [0, 1], of noisy latents (N, c, h, w)."""
         # On a CPU the convolutions of a picture in this order of memory are half as fast again.
         sample = sample.contiguous(memory_format=torch.channels_last)
         lr = self.lr_filter(sample)
-        enlarged = self.lr_latents(lr)
-        noise = sample - self.config.latent_gain * enlarged
+        noise = sample - self.config.latent_gain * self.lr_latents(lr)
         first = self.conv_first(lr) + self.noise_in(noise)
         x = first
         for block in self.body:
             x = block(x)
         x = first + self.conv_body(x)
-        x = F.leaky_relu(self.head1(x), _SLOPE)
-        x = F.leaky_relu(self.head2(x), _SLOPE)
-        detail = self.head_out(x) * self.residual_scale.view(1, -1, 1, 1)
-        restored = enlarged + detail
-        return UNet2DConditionOutput(sample=restored) if return_dict else (restored,)
+        for conv in (self.conv_up1, self.conv_up2):
+            x = F.leaky_relu(conv(F.interpolate(x, scale_factor=2, mode="nearest")), _SLOPE)
+        return self.conv_last(F.leaky_relu(self.conv_hr(x), _SLOPE))

@@ -1,4 +1,4 @@
-"""Fine-tuning of the base: distillation from the teacher, then realism by two discriminators.
+"""Fine-tuning of the base: distillation from the teacher, then realism by a discriminator.
 
 Every term of the loss is weighed by the size of its gradient at the picture, so that a weight of
 0.5 means half as strong as the pixels, whatever the units. The pixel term is the energy score,
@@ -18,11 +18,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from discriminators import FeatureDiscriminator, PixelDiscriminator
+from discriminator import FeatureDiscriminator
 from features import Features, distance
-from start import enlarge
+from start import FROZEN, enlarge
 from tiles import Batch, Tiles, draw_batch
-from torch import nn
 
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
 from gdpo_sr.losses.energy_score import (
@@ -33,12 +32,10 @@ from gdpo_sr.losses.energy_score import (
     spread_weight,
 )
 
-FROZEN = ("lr_filter.", "lr_latents.")
 _PIXEL_SIZES, _GRADIENT_SIZES = (1, 4, 16), (2, 8)
 _SPREAD_SIZE = 16
-_R1_EVERY, _R1_WEIGHT = 8, 0.02
 _RAMP = 100
-"""Updates over which the discriminators come in."""
+"""Updates over which the discriminator comes in."""
 _SAVE_EVERY = 60.0
 
 
@@ -49,11 +46,11 @@ class Recipe:
     Attributes:
         teacher_share: of the teacher as the target; the rest is the HR picture.
         beta: of the energy score; 1 would spread outputs as widely as the LR picture leaves open.
-        feature_weight, feature_gan, pixel_gan: strengths against the pixel term.
-        real: what discriminators are shown as real: ``hr`` or ``both`` (HR and teacher).
+        feature_weight, feature_gan: strengths against the pixel term.
+        real: what the discriminator is shown as real: ``hr`` or ``both`` (HR and teacher).
         spread, spread_target: weight of, and wanted RMS (of [-1, 1]) in, the difference of two
             outputs where the picture is textured.
-        lr: highest learning rate of the network; the discriminators have four times as much.
+        lr: highest learning rate of the network; the discriminator has four times as much.
         batch, crop: LR pictures an update, each with two noises, and side of HR crops in pixels.
         average: decay of the average of the weights.
     """
@@ -62,10 +59,9 @@ class Recipe:
     beta: float = 0.7
     feature_weight: float = 1.0
     feature_gan: float = 0.5
-    pixel_gan: float = 0.3
     real: str = "both"
-    spread: float = 0.3
-    spread_target: float = 0.07
+    spread: float = 0.15
+    spread_target: float = 0.06
     lr: float = 2e-4
     batch: int = 16
     crop: int = 128
@@ -73,17 +69,14 @@ class Recipe:
 
 
 RECIPES = {
-    "distill": Recipe(
-        teacher_share=1.0, beta=0.3, feature_gan=0, pixel_gan=0, spread=0, lr=4e-4, average=0.99
-    ),
-    "both": Recipe(),
-    "crisp": Recipe(real="hr", teacher_share=0.4, pixel_gan=0.5),
-    "clean": Recipe(teacher_share=0.8, feature_gan=0.3, pixel_gan=0.15),
+    "distill": Recipe(teacher_share=1.0, beta=0.3, feature_gan=0, spread=0, average=0.99),
+    "photo": Recipe(),
+    "teacher": Recipe(teacher_share=0.8, feature_weight=1.5),
 }
 
 
 class FineTuner:
-    """One run of a recipe on precomputed tiles within a time budget, which can be stopped and resumed.
+    """One run of a recipe on precomputed tiles; it ends with its minutes and goes on from its state.
 
     Args:
         generator: its network is trained, on its device.
@@ -116,16 +109,14 @@ class FineTuner:
             parameter.requires_grad_(not name.startswith(FROZEN))
         self.trained = [p for p in self.network.parameters() if p.requires_grad]
         self.features = Features(features).to(**layout)
-        self.judges = nn.ModuleDict(
-            {"features": FeatureDiscriminator(), "pixels": PixelDiscriminator()}
-        ).to(**layout)
+        self.judge = FeatureDiscriminator().to(**layout)
         self.average = [p.detach().clone() for p in self.trained]
         fused = self.device.type == "cuda"
         self.optimizer = torch.optim.AdamW(
             self.trained, recipe.lr, (0.8, 0.99), weight_decay=1e-4, fused=fused
         )
-        self.judges_optimizer = torch.optim.Adam(
-            self.judges.parameters(), 4 * recipe.lr, (0.5, 0.99), fused=fused
+        self.judge_optimizer = torch.optim.Adam(
+            self.judge.parameters(), 4 * recipe.lr, (0.5, 0.99), fused=fused
         )
         self.sizes: dict[str, torch.Tensor] = {}
         self.logs: dict[str, torch.Tensor] = {}
@@ -143,18 +134,14 @@ class FineTuner:
         return draw_batch(self.tiles, self.recipe.batch, self.recipe.crop, self.rng)
 
     def step(self) -> None:
-        """One update of the network and of the discriminators."""
+        """One update of the network and of the discriminator."""
         batch = self.draw()
-        enlarged = enlarge(batch.lr / 2 + 0.5)
-        raw = self._restore(enlarged)
+        raw = self._restore(enlarge(batch.lr / 2 + 0.5))
         image = raw.detach().requires_grad_(True)
         pull = self._pixel_pull(image, batch)
         size = self._size("pixels", pull)
-        enlarged = torch.cat([enlarged, enlarged])
         with torch.autocast(self.device.type, torch.bfloat16):
             pull = pull + self._feature_pull(image, batch, size)
-            if self.recipe.pixel_gan:
-                pull = pull + self._discriminator_pull(image, enlarged, batch, size)
         self._move(raw, pull)
         self._log(image.detach(), batch)
         self.updates += 1
@@ -194,52 +181,25 @@ class FineTuner:
         pull = r.feature_weight * size / self._size("features", pull) * pull
         if not r.feature_gan:
             return pull
-        judge = self.judges["features"]
+        judge = self.judge
         verdict = judge(self._unit(found))
         against = -torch.stack([v.mean() for v in verdict]).mean()
         (more,) = torch.autograd.grad(against, image)
         real = [of_hr, of_teacher] if r.real == "both" else [of_hr]
         real = [torch.cat(same) for same in zip(*real, strict=True)]
         loss = judge.loss(judge(self._unit([f.detach() for f in found])), judge(self._unit(real)))
-        self._judge_backward("features", loss)
+        self._judge_backward(loss)
         return pull + self._ramp * r.feature_gan * size / self._size("feature_gan", more) * more
 
-    def _discriminator_pull(
-        self, image: torch.Tensor, enlarged: torch.Tensor, batch: Batch, size: torch.Tensor
-    ) -> torch.Tensor:
-        """Gradient of what the discriminator of pixels says."""
-        r, judge = self.recipe, self.judges["pixels"]
-        verdict = judge(image.clamp(-1, 1), enlarged)
-        against = torch.stack([F.softplus(-v).mean() for v in verdict]).mean()
-        (pull,) = torch.autograd.grad(against, image)
-        half = len(batch.hr)
-        real = torch.cat([batch.hr, batch.teacher]) if r.real == "both" else batch.hr
-        beside = enlarged if r.real == "both" else enlarged[:half]
-        fake = judge(image.detach().clamp(-1, 1), enlarged)
-        loss = judge.loss(fake, judge(real, beside))
-        if self.updates % _R1_EVERY == 0:
-            loss = loss + _R1_EVERY * _R1_WEIGHT * self._steepness(real, beside)
-        self._judge_backward("pixels", loss)
-        return self._ramp * r.pixel_gan * size / self._size("pixel_gan", pull) * pull
-
-    def _steepness(self, real: torch.Tensor, beside: torch.Tensor) -> torch.Tensor:
-        """R1: squared gradient of a verdict at real pictures, about that of one place of a map."""
-        real = real.detach().requires_grad_(True)
-        with torch.autocast(self.device.type, enabled=False):
-            verdict = self.judges["pixels"](real, beside)
-            total = torch.stack([v.sum() / v[0].numel() ** 0.5 for v in verdict]).sum()
-            (slope,) = torch.autograd.grad(total, real, create_graph=True)
-        return slope.square().sum((1, 2, 3)).mean()
-
-    def _judge_backward(self, name: str, loss: torch.Tensor) -> None:
-        parameters = list(self.judges[name].parameters())
+    def _judge_backward(self, loss: torch.Tensor) -> None:
+        parameters = list(self.judge.parameters())
         for parameter, slope in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
             parameter.grad = slope
-        self._note(f"judge_{name}", loss.detach())
+        self._note("judge", loss.detach())
 
     def _move(self, raw: torch.Tensor, pull: torch.Tensor) -> None:
         """Update all weights: the network's along `pull`, the gradient at its pictures."""
-        for optimizer, factor in ((self.optimizer, 1), (self.judges_optimizer, 4)):
+        for optimizer, factor in ((self.optimizer, 1), (self.judge_optimizer, 4)):
             for group in optimizer.param_groups:
                 group["lr"] = factor * self.learning_rate()
         self.optimizer.zero_grad(set_to_none=True)
@@ -250,8 +210,8 @@ class FineTuner:
         self.sizes["norm"] = 0.98 * usual + 0.02 * torch.minimum(norm, 3 * usual)
         torch._foreach_mul_(slopes, (5 * usual / (norm + 1e-12)).clamp(max=1))
         self.optimizer.step()
-        self.judges_optimizer.step()
-        self.judges_optimizer.zero_grad(set_to_none=True)
+        self.judge_optimizer.step()
+        self.judge_optimizer.zero_grad(set_to_none=True)
         decay = min(self.recipe.average, (self.updates + 1) / (self.updates + 10))
         torch._foreach_lerp_(self.average, [p.detach() for p in self.trained], 1 - decay)
 
@@ -324,9 +284,9 @@ class FineTuner:
         return {
             "network": [p.detach() for p in self.trained],
             "average": self.average,
-            "judges": self.judges.state_dict(),
+            "judge": self.judge.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "judges_optimizer": self.judges_optimizer.state_dict(),
+            "judge_optimizer": self.judge_optimizer.state_dict(),
             "sizes": self.sizes,
             "rng": self.rng.get_state(),
             "updates": self.updates,
@@ -355,9 +315,9 @@ class FineTuner:
         for own, saved in ((self.trained, state["network"]), (self.average, state["average"])):
             for parameter, value in zip(own, saved, strict=True):
                 parameter.copy_(value)
-        self.judges.load_state_dict(state["judges"])
+        self.judge.load_state_dict(state["judge"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.judges_optimizer.load_state_dict(state["judges_optimizer"])
+        self.judge_optimizer.load_state_dict(state["judge_optimizer"])
         self.sizes = state["sizes"]
         self.rng.set_state(state["rng"].cpu())
         self.updates, self.seconds = state["updates"], state["seconds"]

@@ -33,9 +33,7 @@ def read_rows(folder: Path) -> list[Row]:
     """
     table = folder / "photos.csv"
     if not table.is_file():
-        raise DatasetError(
-            f"{table}: no such file; it states author and licence of each"
-        )
+        raise DatasetError(f"{table}: no such file; it states author and licence of each")
     rows = read_table(table)
     if missing := [name for name in COLUMNS if rows and name not in rows[0]]:
         raise DatasetError(f"{table}: no column {', '.join(missing)}; wanted: {', '.join(COLUMNS)}")

@@ -1,10 +1,11 @@
 """The base before training: the trunk of a pretrained Real-ESRGAN, wrapped as a one-step generator.
 
-The two linear filters and the scales of `LatentRRDBNet` are fitted here and never trained.
+The linear filters of `LatentRRDBNet` are set here and never trained.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,13 @@ from gdpo_sr.generators.lapped_autoencoder import LappedAutoencoder
 from gdpo_sr.generators.latent_rrdb import LatentRRDBNet
 from gdpo_sr.generators.load import build_generator
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
+from gdpo_sr.types import CheckpointError
 
 TRUNK, TEACHER = "realesrgan-x4plus-anime", "realesrgan-x4plus"
-KEPT_BLOCKS = (0, 1, 2, 3, 5)
-"""Of the trunk's six: five take 1.0 s for 512 x 512 px on one core, six 1.2 s."""
-HEAD = 128
-LATENT_SCALE = 1.5
-"""The autoencoder's scaling factor: the noise is two thirds of what `fit_autoencoder` means."""
+LATENT_SCALE = 2.8
+"""The autoencoder's scaling factor: the noise is 0.36 of what `fit_autoencoder` means. With 1.5,
+pictures of the strongly degraded tiles had more grain than detail."""
+FROZEN = ("lr_filter.", "lr_latents.", "encoder.")
 _RIDGE = 1e-3
 
 
@@ -35,19 +36,19 @@ def pretrained(wheel: Path, name: str) -> nn.Module:
 
 def wrap(parts: dict[str, Any], trunk: nn.Module, tiles: Tiles, seed: int = 0) -> dict[str, Any]:
     """`parts` of a base with a new network: `trunk` between filters fitted on `tiles`."""
-    torch.manual_seed(seed)  # of the head
     vae, scheduler = parts["vae"], parts["scheduler"]
     vae.register_to_config(scaling_factor=LATENT_SCALE)
     scheduler.register_to_config(prediction_type="sample")
     network = LatentRRDBNet(
         in_channels=vae.config.latent_channels,
-        num_block=len(KEPT_BLOCKS),
-        head_feat=HEAD,
+        patch_size=vae.config.patch_size,
+        num_block=len(trunk.body),
         latent_gain=scheduler.alpha_bar(scheduler.config.t_add) ** 0.5,
     )
     wrapped = {**parts, "unet": network}
     _copy_trunk(network, trunk)
     with torch.no_grad():
+        _set_encoder(network, vae)
         _set_lr_latents(network, vae)
         _fit(network, build_generator(wrapped), tiles, torch.Generator().manual_seed(seed))
     return wrapped
@@ -55,15 +56,21 @@ def wrap(parts: dict[str, Any], trunk: nn.Module, tiles: Tiles, seed: int = 0) -
 
 @torch.no_grad()
 def _copy_trunk(network: LatentRRDBNet, trunk: nn.Module) -> None:
-    """First convolution, kept blocks, last convolution; the noise enters through zeros."""
-    network.conv_first.load_state_dict(trunk.conv_first.state_dict())
-    network.conv_body.load_state_dict(trunk.conv_body.state_dict())
-    for block, source in zip(network.body, KEPT_BLOCKS, strict=True):
-        block.load_state_dict(trunk.body[source].state_dict())
+    """All of `trunk`, an RRDBNet; the noise enters through zeros."""
+    missing, unknown = network.load_state_dict(trunk.state_dict(), strict=False)
+    if unknown or any(not name.startswith((*FROZEN, "noise_in.")) for name in missing):
+        raise CheckpointError(f"no RRDBNet of this size: {unknown or missing}")
     nn.init.zeros_(network.noise_in.weight)
     nn.init.zeros_(network.noise_in.bias)
-    network.head_out.weight.mul_(0.1)
-    nn.init.zeros_(network.head_out.bias)
+
+
+@torch.no_grad()
+def go_on_from(network: LatentRRDBNet, weights: Mapping[str, torch.Tensor]) -> None:
+    """Take the trained weights of an earlier run; its filters are those of its own latents."""
+    own = {name: value for name, value in weights.items() if not name.startswith(FROZEN)}
+    _, unknown = network.load_state_dict(own, strict=False)
+    if unknown:
+        raise CheckpointError(f"weights of another network: {unknown[0]}")
 
 
 def enlarge(lr: torch.Tensor) -> torch.Tensor:
@@ -74,6 +81,12 @@ def enlarge(lr: torch.Tensor) -> torch.Tensor:
 def _latents(vae: LappedAutoencoder, lr: torch.Tensor) -> torch.Tensor:
     enlarged = F.interpolate(lr, scale_factor=4, mode="bicubic") * 2 - 1
     return vae.encode(enlarged).latent_dist.mode() * vae.config.scaling_factor
+
+
+def _set_encoder(network: LatentRRDBNet, vae: LappedAutoencoder) -> None:
+    """The autoencoder's, with its scaling factor inside."""
+    network.encoder.weight.copy_(vae.encoder.weight * vae.config.scaling_factor)
+    network.encoder.bias.copy_(vae.encoder.bias * vae.config.scaling_factor)
 
 
 def _set_lr_latents(network: LatentRRDBNet, vae: LappedAutoencoder) -> None:
@@ -92,9 +105,8 @@ def _set_lr_latents(network: LatentRRDBNet, vae: LappedAutoencoder) -> None:
 def _fit(
     network: LatentRRDBNet, generator: NoiseAwareGenerator, tiles: Tiles, rng: torch.Generator
 ) -> None:
-    """Least squares of the LR picture from noisy latents; RMS of the detail that is to be added."""
+    """Least squares of the LR picture from noisy latents."""
     lr = tiles.lr[:240].permute(0, 3, 1, 2).float() / 255
-    teacher = tiles.teacher[:240].permute(0, 3, 1, 2).float() / 127.5 - 1
     left = right = 0
     for part in lr.split(8):
         clean = generator.encode(enlarge(part))
@@ -107,8 +119,6 @@ def _fit(
     found = torch.linalg.solve(left + _RIDGE * torch.eye(len(left)).double(), right).float()
     network.lr_filter.weight.copy_(found[:-1].T.reshape(network.lr_filter.weight.shape))
     network.lr_filter.bias.copy_(found[-1])
-    detail = generator.encode(teacher) - network.lr_latents(lr)
-    network.residual_scale.copy_(detail.square().mean((0, 2, 3)).sqrt())
 
 
 def check(generator: NoiseAwareGenerator, tiles: Tiles, seed: int = 1) -> str:

