@@ -76,8 +76,8 @@ def choose(folder: Path, apart: Iterable[Path]) -> tuple[list[Photo], list[LeftO
     }
     left = [LeftOut(row["source"], row["file"], reasons[row["file"]]) for row in rows]
     left += [LeftOut("", name, "no row in photos.csv") for name in _without_row(folder, reasons)]
-    taken = [row for row in rows if not reasons[row["file"]]]
-    photos = [photo_of_row(row, index) for index, row in enumerate(taken)]
+    numbered = enumerate(rows)  # who is held out does not hang on who is left out
+    photos = [photo_of_row(row, index) for index, row in numbered if not reasons[row["file"]]]
     return photos, [item for item in left if item.reason]
 
 
@@ -87,7 +87,7 @@ def _without_row(folder: Path, known: Iterable[str]) -> Iterator[str]:
 
 
 def photo_of_row(row: Row, index: int) -> Photo:
-    """The row in credits.csv of the photograph taken as number `index`."""
+    """The row in credits.csv of photograph number `index` of the table."""
     split = HELD_OUT if index % HELD_OUT_EVERY == 0 else TRAIN
     said = (row["author"], "", row["licence"], row["licence_source"])
     return Photo(Path(row["file"]).stem, split, row["source"], "", row["path"], *said, 1)

@@ -39,12 +39,13 @@ def collect(folder: Path, *options: str) -> tuple[Path, dict[str, str]]:
 
 def test_every_twentieth_is_held_out_and_files_stay_as_they_are(tmp_path: Path):
     rows = [row(f"{number:03}.jpg") for number in range(22)]
+    rows[3] = row("003.jpg", author="")  # left out, and yet counted
     folder = write_folder(tmp_path / "photos", rows[::-1])
     out, left = collect(folder)
-    assert left == {}
+    assert list(left) == ["003.jpg"]
     assert sorted(path.name for path in (out / "held_out").iterdir()) == ["000.jpg", "020.jpg"]
     taken = sorted((out / "train").iterdir())
-    assert len(taken) == 20
+    assert len(taken) == 19
     assert all(path.read_bytes() == (folder / path.name).read_bytes() for path in taken)
     credits = read_csv(out / "credits.csv")
     assert [line["stem"] for line in credits] == sorted(line["stem"] for line in credits)
