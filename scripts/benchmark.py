@@ -18,9 +18,10 @@ from pathlib import Path
 
 from gdpo_sr import evaluate, inference
 from gdpo_sr.cli import run_main
-from gdpo_sr.evaluation.results import natural_key, write_text
+from gdpo_sr.evaluation.results import natural_key
 from gdpo_sr.metrics import PROTOCOLS
 from gdpo_sr.types import DatasetError, OptionError
+from gdpo_sr.writer import write_file
 
 LAYOUTS = (("test_LR", "test_HR"), ("lq", "gt"), ("LR", "HR"))
 _bicubic = runpy.run_path(str(Path(__file__).with_name("bicubic.py")))["main"]
@@ -40,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         f"## {name}\n\n" + (arguments.output / name / "report" / "table.md").read_text("utf-8")
         for name in sets
     ]
-    write_text(arguments.output / "table.md", "\n".join(tables))
+    write_file(arguments.output / "table.md", "\n".join(tables))
     print(f"tables of all sets: {arguments.output / 'table.md'}")
     return status
 

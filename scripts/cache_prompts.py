@@ -20,13 +20,13 @@ from tqdm import tqdm
 
 from gdpo_sr.cli import run_main
 from gdpo_sr.config.load import load_options
-from gdpo_sr.config.paths import write_text
 from gdpo_sr.config.schema import Options
 from gdpo_sr.data.captions import CaptionCache
 from gdpo_sr.generators.tagger import Tagger, load_tagger
 from gdpo_sr.trainer.build_data import tagger_cache
 from gdpo_sr.types import GDPOSRError, OptionError
 from gdpo_sr.utils.image_io import list_images, read_image
+from gdpo_sr.writer import write_file
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -76,7 +76,7 @@ def write_files(cache: CaptionCache, paths: list[Path]) -> None:
     for path in paths:
         file, caption = path.with_suffix(".txt"), cache.find(path)
         if caption is not None and not file.exists():
-            write_text(file, f"{caption}\n")
+            write_file(file, f"{caption}\n")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -19,11 +19,11 @@ from gdpo_sr.checkpoints.generator_adapters import ENCODER_TARGETS, GeneratorAda
 from gdpo_sr.checkpoints.lora import UNET_TARGETS, Adapter, attach_lora, lora_config, write_adapter
 from gdpo_sr.checkpoints.merge import merge_adapters
 from gdpo_sr.checkpoints.model_folder import save_model_folder
-from gdpo_sr.checkpoints.new_folder import new_folder, refuse_existing
 from gdpo_sr.checkpoints.released_layout import REMEDY, ReleasedCheckpoint, Tensors, read_layout
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
 from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline
 from gdpo_sr.types import CheckpointError, OptionError
+from gdpo_sr.writer import new_folder, refuse_existing
 
 T_ADD, T_DIFF = 250, 100
 """Timesteps of the released model, which its files do not hold."""
@@ -194,8 +194,7 @@ def _released_settings(arguments: argparse.Namespace) -> dict:
 
 def _write_model(pipeline: OneStepSRPipeline, settings: dict, folder: Path) -> None:
     pipeline.scheduler.set_timesteps_pair(settings["t_add"], settings["t_diff"])
-    with new_folder(folder) as temporary:
-        save_model_folder({**pipeline.components, "prompt": settings["prompt"]}, temporary)
+    save_model_folder({**pipeline.components, "prompt": settings["prompt"]}, folder)
 
 
 def convert_folder(arguments: argparse.Namespace) -> None:

@@ -27,10 +27,10 @@ from gdpo_sr.checkpoints.lora import (
 from gdpo_sr.checkpoints.merge import merge_adapters
 from gdpo_sr.checkpoints.model_card import RunFacts, model_card, read_run
 from gdpo_sr.checkpoints.model_folder import save_model_folder
-from gdpo_sr.checkpoints.new_folder import new_folder, refuse_existing
 from gdpo_sr.config.network_options import NetworkOptions
 from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline
 from gdpo_sr.types import CheckpointError, OptionError
+from gdpo_sr.writer import new_folder, refuse_existing, write_file
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 """What diffusers looks for first in a folder."""
@@ -192,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             components = {**pipeline.components, "prompt": pipeline.config.prompt}
             save_model_folder(components, temporary)
         card = model_card(facts, title, merged, network, arguments.license)
-        (temporary / "README.md").write_text(card, encoding="utf-8")
+        write_file(temporary / "README.md", card)
     print(folder)
     if arguments.push_to_hub is not None:
         print(push_folder(folder, arguments.push_to_hub))

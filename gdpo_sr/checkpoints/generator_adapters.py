@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import copy
 import json
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from gdpo_sr.checkpoints.lora import (
@@ -33,6 +32,7 @@ from gdpo_sr.checkpoints.lora import (
     write_adapter,
 )
 from gdpo_sr.types import CheckpointError
+from gdpo_sr.writer import new_folder, write_file
 
 ENCODER_TARGETS = (
     r"quant_conv|encoder\.(.*\.)?"
@@ -154,17 +154,14 @@ def write_stage1(
     settings: dict[str, Any],
 ) -> Path:
     """A stage-1 folder out of its parts; it appears when it is complete."""
-    folder = Path(folder)
-    staging = folder.with_name(f".{folder.name}.staging")
-    shutil.rmtree(staging, ignore_errors=True)
-    write_adapter(unet, staging)
-    write_adapter(vae, staging / VAE_FOLDER)
-    tensors = {name: value.detach().cpu().contiguous() for name, value in conv_in.items()}
-    save_file(tensors, staging / CONV_IN_FILE, metadata={"format": "pt"})
-    text = json.dumps(settings, indent=1, ensure_ascii=False) + "\n"
-    (staging / STAGE1_FILE).write_text(text, encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    return staging.rename(folder)
+    with new_folder(folder) as temporary:
+        write_adapter(unet, temporary)
+        write_adapter(vae, temporary / VAE_FOLDER)
+        tensors = {name: value.detach().cpu().contiguous() for name, value in conv_in.items()}
+        write_file(temporary / CONV_IN_FILE, save(tensors, metadata={"format": "pt"}))
+        text = json.dumps(settings, indent=1, ensure_ascii=False) + "\n"
+        write_file(temporary / STAGE1_FILE, text)
+    return Path(folder)
 
 
 def _read_conv_in(adapter: Path) -> dict[str, torch.Tensor]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,10 +13,11 @@ from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dic
 from peft.tuners.tuners_utils import BaseTunerLayer, check_target_module_exists
 from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from gdpo_sr.types import CheckpointError
+from gdpo_sr.writer import new_folder, write_file
 
 UNET_TARGETS = (
     r"(.*\.)?(conv_in|conv_out|conv1|conv2|conv|conv_shortcut|proj_in|proj_out"
@@ -143,17 +142,11 @@ def save_lora(unet: nn.Module, folder: str | Path, name: str = "default") -> Pat
 
 def write_adapter(adapter: Adapter, folder: str | Path) -> Path:
     """`save_lora` of an adapter that is on no network."""
-    folder = Path(folder)
-    temporary = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    tensors = {_PREFIX + key: value for key, value in adapter.tensors.items()}
-    save_file(tensors, temporary / WEIGHTS_FILE, metadata={"format": "pt"})
-    adapter.config.save_pretrained(temporary)
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(temporary, folder)
-    return folder
+    with new_folder(folder) as temporary:
+        tensors = {_PREFIX + key: value for key, value in adapter.tensors.items()}
+        write_file(temporary / WEIGHTS_FILE, save(tensors, metadata={"format": "pt"}))
+        adapter.config.save_pretrained(temporary)
+    return Path(folder)
 
 
 def find_adapter(folder: str | Path) -> Path:

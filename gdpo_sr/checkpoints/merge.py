@@ -14,11 +14,11 @@ from typing import TypeVar
 
 from gdpo_sr.checkpoints.lora import find_adapter, lora_parameters, merge_lora
 from gdpo_sr.checkpoints.model_folder import save_model_folder
-from gdpo_sr.checkpoints.new_folder import new_folder, refuse_existing
 from gdpo_sr.generators.base_folder import Base
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
 from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline
 from gdpo_sr.types import CheckpointError
+from gdpo_sr.writer import refuse_existing
 
 MERGED = "merged"
 Networks = TypeVar("Networks", OneStepSRPipeline, NoiseAwareGenerator)
@@ -84,8 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     refuse_existing(folder)
     a = arguments
     pipeline = merged_pipeline(a.base, adapter, a.revision, a.unet, a.vae)
-    with new_folder(folder) as temporary:
-        save_model_folder({**pipeline.components, "prompt": pipeline.config.prompt}, temporary)
+    save_model_folder({**pipeline.components, "prompt": pipeline.config.prompt}, folder)
     print(folder)
     return 0
 

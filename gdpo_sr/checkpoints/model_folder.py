@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 from gdpo_sr.generators.load import no_progress_bar
 from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline
+from gdpo_sr.writer import new_folder
 
 
 def save_model_folder(components: dict[str, Any], folder: str | Path) -> Path:
@@ -16,13 +15,6 @@ def save_model_folder(components: dict[str, Any], folder: str | Path) -> Path:
 
     The parts are frozen by it, as by any pipeline.
     """
-    folder = Path(folder)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    try:
-        with no_progress_bar():
-            OneStepSRPipeline(**components).save_pretrained(temporary)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return folder
+    with new_folder(folder) as temporary, no_progress_bar():
+        OneStepSRPipeline(**components).save_pretrained(temporary)
+    return Path(folder)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 
 from gdpo_sr.config.yaml_file import parse_yaml, read_yaml
 from gdpo_sr.types import OptionError
+from gdpo_sr.writer import write_file
 
 _HARMLESS = ("train.total_iter", "logger.", "path.", "val.")
 
@@ -80,7 +80,7 @@ class ExperimentPaths:
                 archived = self._archive()
             for folder in (self.models, self.training_states, self.visualization, self.log):
                 folder.mkdir(parents=True, exist_ok=True)
-            write_text(self.options_file, options_yaml_text)
+            write_file(self.options_file, options_yaml_text)
         except OSError as error:
             raise OptionError(
                 f"{self.folder}: cannot be written: {error.strerror}; "
@@ -115,16 +115,6 @@ def changed_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         for key in before.keys() | after.keys()
         if before.get(key, missing) != after.get(key, missing) and not key.startswith(_HARMLESS)
     )
-
-
-def write_text(file: Path, text: str) -> None:
-    """Write a UTF-8 file at once: under a temporary name in the same folder, then renamed."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

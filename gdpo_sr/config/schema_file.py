@@ -14,8 +14,8 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
-from gdpo_sr.config.paths import write_text
 from gdpo_sr.config.schema import GDPOOptions, NAOSDOptions
+from gdpo_sr.writer import write_file
 
 
 def schema() -> dict[str, Any]:
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     file = parser.parse_args(argv).file
     if not file.parent.is_dir():
         parser.error(f"{file}: no folder {file.parent}; run in the repository or name a file")
-    write_text(file, schema_text())
+    write_file(file, schema_text())
     print(file)
     return 0
 

@@ -15,12 +15,12 @@ from gdpo_sr.evaluation.results import (
     merge,
     save_json,
     version_differences,
-    write_text,
 )
 from gdpo_sr.evaluation.scoring import evaluate
 from gdpo_sr.evaluation.summary import choose_baseline, summary_record
 from gdpo_sr.metrics import PROTOCOLS, make_protocol
 from gdpo_sr.types import OptionError
+from gdpo_sr.writer import write_file
 
 
 def run(args: argparse.Namespace) -> int:
@@ -40,9 +40,9 @@ def run(args: argparse.Namespace) -> int:
 def write_files(folder: Path, evaluation: Evaluation, baseline: str) -> None:
     """scores.json, scores.csv (per picture), table.md and table.tex."""
     save_json(folder / "scores.json", evaluation, summary_record(evaluation, baseline))
-    write_text(folder / "scores.csv", tables.per_image_csv(evaluation))
-    write_text(folder / "table.md", tables.markdown(evaluation, baseline))
-    write_text(folder / "table.tex", tables.latex(evaluation))
+    write_file(folder / "scores.csv", tables.per_image_csv(evaluation))
+    write_file(folder / "table.md", tables.markdown(evaluation, baseline))
+    write_file(folder / "table.tex", tables.latex(evaluation))
 
 
 def _evaluation(args: argparse.Namespace) -> Evaluation:

@@ -11,9 +11,10 @@ from string import Template
 from typing import Any
 
 from gdpo_sr.evaluation import pictures, plots, tables
-from gdpo_sr.evaluation.results import Evaluation, natural_key, number, write_text
+from gdpo_sr.evaluation.results import Evaluation, natural_key, number
 from gdpo_sr.evaluation.statistics import RESAMPLES, mean_over
 from gdpo_sr.evaluation.summary import DIGITS, cells, differences, noise_range
+from gdpo_sr.writer import write_file
 
 
 def write_report(folder: Path, evaluation: Evaluation, baseline: str) -> Path:
@@ -23,7 +24,7 @@ def write_report(folder: Path, evaluation: Evaluation, baseline: str) -> Path:
         OptionError: the folder cannot be written.
     """
     path = folder / "index.html"
-    write_text(path, render(evaluation, baseline))
+    write_file(path, render(evaluation, baseline))
     return path
 
 

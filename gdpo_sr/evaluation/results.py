@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from gdpo_sr.types import DatasetError, OptionError
+from gdpo_sr.writer import write_file
 
 FORMAT = "gdpo_sr scores 1"
 
@@ -143,7 +143,7 @@ def save_json(path: Path, evaluation: Evaluation, summary: Mapping[str, Any]) ->
             name: [_run_record(run) for run in runs] for name, runs in evaluation.methods.items()
         },
     }
-    write_text(path, json.dumps(content, indent=1, ensure_ascii=False, default=_plain) + "\n")
+    write_file(path, json.dumps(content, indent=1, ensure_ascii=False, default=_plain) + "\n")
 
 
 def load_json(path: Path) -> Evaluation:
@@ -170,17 +170,6 @@ def load_json(path: Path) -> Evaluation:
         reason = f"{type(error).__name__}: {error}"
         message = f"{path} is no file of scores ({reason}); give one that --save_json wrote"
         raise OptionError(message) from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file that appears complete or not at all; missing folders are made."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OptionError(f"cannot write {path}: {error}; choose another place") from error
 
 
 def number(value: float) -> float | None:

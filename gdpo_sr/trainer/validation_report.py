@@ -7,11 +7,11 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from gdpo_sr.config.paths import write_text
 from gdpo_sr.trainer.comparison import Comparison, mean
 from gdpo_sr.trainer.validation import Pictures
 from gdpo_sr.utils.logger import ScalarLog
 from gdpo_sr.utils.panels import captioned, write_side_by_side
+from gdpo_sr.writer import write_file
 
 
 def log_comparison(comparison: Comparison, result_name: str, logger: logging.Logger) -> None:
@@ -45,7 +45,7 @@ def add_to_tensorboard(
 def write_figures(comparison: Comparison, verdict: dict[str, Any], folder: Path) -> None:
     """`validation_<iteration>.json`: every picture's figures, and what was concluded from them."""
     figures = json.dumps({**comparison.to_json(), **verdict}, indent=1)
-    write_text(folder / f"validation_{comparison.iteration:07d}.json", figures)
+    write_file(folder / f"validation_{comparison.iteration:07d}.json", figures)
 
 
 def write_pictures(pictures: Pictures, result_name: str, path: Path) -> None:

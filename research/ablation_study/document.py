@@ -11,7 +11,7 @@ from ablation_study.plots import plot_study
 from ablation_study.runner import Runner
 from ablation_study.statistics import Difference, not_worse, verdict
 from ablation_study.tables import PROBES, Cell, Scores
-from gdpo_sr.config.paths import write_text
+from gdpo_sr.writer import write_file
 
 
 def write_document(file: Path, runner: Runner, studies: list[Study]) -> None:
@@ -19,7 +19,7 @@ def write_document(file: Path, runner: Runner, studies: list[Study]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     scores = Scores(runner)
     if scores.base is None:
-        write_text(file, "# Evidence\n\nNothing has been measured yet.\n")
+        write_file(file, "# Evidence\n\nNothing has been measured yet.\n")
         return
     common = runner.common
     parts = [_head(runner, scores), _said("What to know first", common.about)]
@@ -30,7 +30,7 @@ def write_document(file: Path, runner: Runner, studies: list[Study]) -> None:
         parts.append(_section(study, scores, plot.name if drawn else None))
     parts += [_verdicts(studies, scores), _costs(runner)]
     parts += [_said("What was tried", common.tried)]
-    write_text(file, "\n\n".join(part for part in parts if part) + "\n")
+    write_file(file, "\n\n".join(part for part in parts if part) + "\n")
 
 
 def _head(runner: Runner, scores: Scores) -> str:

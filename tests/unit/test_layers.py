@@ -41,7 +41,7 @@ PURE = {
 }
 # Lowest first. A name stands for the module or for everything in the package of that name.
 LAYERS = (
-    {"version", "types", "registry", "config"},
+    {"version", "types", "registry", "writer", "config"},
     {name.removeprefix(f"{PACKAGE}.") for name in PURE - {"gdpo_sr.types"}},
     {"utils"},
     {"generators", "data", "rewards", "metrics", "losses", "checkpoints"},

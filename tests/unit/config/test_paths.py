@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from gdpo_sr.config.paths import ExperimentPaths, changed_keys, write_text
+from gdpo_sr.config.paths import ExperimentPaths, changed_keys
 from gdpo_sr.types import OptionError
 
 OLD = "name: a\ntrain: {total_iter: 5, optim_g: {lr: 1e-4}}\nlogger: {print_freq: 1}\n"
@@ -75,10 +75,3 @@ def test_unwritable_root_is_one_line(tmp_path):
         ExperimentPaths(tmp_path / "file", "a").prepare(OLD, resume=False)
     assert "choose another path.experiments_root" in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_write_text_leaves_no_temporary_file(tmp_path):
-    write_text(tmp_path / "a.txt", "ü")
-    write_text(tmp_path / "a.txt", "é")
-    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
-    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "é"
