@@ -22,13 +22,12 @@ StrPath = str | os.PathLike[str]
 
 
 def list_photos(folder: StrPath, recursive: bool = False) -> list[Path]:
-    """Sorted paths of the pictures in `folder`, any format that Pillow reads.
+    """Sorted paths of the pictures in `folder`, of any format of `picture_file`.
 
     Raises:
         DatasetError: the folder is missing or holds no picture.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
+    if not Path(folder).is_dir() or not os.fspath(folder):
         raise DatasetError(f"no such folder of photos: {folder}; correct the path")
     return list_images(folder, recursive)
 
@@ -125,5 +124,8 @@ def first_whole(
         photos = [photo for store in stores if (photo := store.read(index)) is not None]
         if len(photos) == len(stores):
             return index, tuple(photos)
-    folder = stores[0].paths[0].parent
-    raise DatasetError(f"no picture in {folder} can be decoded: replace the damaged files")
+    paths = stores[0].paths
+    raise DatasetError(
+        f"none of the {len(paths)} pictures such as {paths[0]} can be read any more: put them back "
+        "or replace the damaged files, then go on by --auto_resume"
+    )

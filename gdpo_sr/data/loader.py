@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from gdpo_sr.types import GDPOSRError
+
 
 class DrawSampler(Sampler[int]):
     """Draw numbers of one process, without end.
@@ -37,6 +39,18 @@ class DrawSampler(Sampler[int]):
             block += self.world * self.batch_size
 
 
+class _Loader(DataLoader[dict[str, Any]]):
+    """A worker's error arrives as the one line that it is, without the worker's trace."""
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+        try:
+            yield from super().__iter__()
+        except GDPOSRError as error:
+            last = str(error).strip().splitlines()[-1]
+            name = f"{type(error).__module__}.{type(error).__name__}: "
+            raise type(error)(last.removeprefix(name)) from error
+
+
 def make_loader(
     dataset: Dataset[dict[str, Any]],
     batch_size: int,
@@ -51,7 +65,7 @@ def make_loader(
     spawned (safe beside CUDA and threads; PyTorch gives each one thread), so a script that asks for
     them needs a `__main__` guard.
     """
-    return DataLoader(
+    return _Loader(
         dataset,
         batch_size=batch_size,
         sampler=DrawSampler(start_draw, rank, world, batch_size),

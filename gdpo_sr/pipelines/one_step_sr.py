@@ -23,7 +23,7 @@ from gdpo_sr.generators.one_step import OneStepScheduler
 from gdpo_sr.pipelines.color_fix_rows import fix_rows
 from gdpo_sr.pipelines.memory_limits import Tiling, first_that_fits, plan_tilings
 from gdpo_sr.pipelines.noise_field import NoiseField, draw_seed
-from gdpo_sr.pipelines.picture_inputs import Picture, check_arguments, to_tensors
+from gdpo_sr.pipelines.picture_inputs import Picture, check_arguments, check_kinds, to_tensors
 from gdpo_sr.pipelines.tiled_restoration import TileRestorer
 from gdpo_sr.types import CheckpointError, OptionError
 from gdpo_sr.utils.resample import Frame, ResizedView, frame_for
@@ -214,8 +214,9 @@ class OneStepSRPipeline(DiffusionPipeline):
         """Restore one picture or several.
 
         Args:
-            image: PIL picture, float array (H, W, 3) or (N, H, W, 3), tensor (3, H, W) or
-                (N, 3, H, W), RGB in [0, 1], or a list of these.
+            image: path of a file (EXIF orientation is applied), PIL picture (it is not), array
+                (H, W, 3) or (N, H, W, 3), tensor (3, H, W) or (N, 3, H, W), RGB in [0, 1] or
+                uint8, or a list of these.
             scale: output size divided by input size; an output side is round(scale * side).
             generator: source of the injected noise; None draws from a fresh, random one.
             t_add: noise level at inference, 0 .. 999: larger is more realistic, smaller more
@@ -238,6 +239,7 @@ class OneStepSRPipeline(DiffusionPipeline):
         """
         # 1. Check
         check_arguments(scale, num_candidates, color_fix, output_type, tile, tile_overlap)
+        check_kinds(generator, prompt)
         options = RestoreOptions(t_add, prompt, color_fix, tile, tile_overlap, batch_size)
         pictures = to_tensors(image)
         frames = [frame_for(*picture.shape[-2:], scale, size) for picture in pictures]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from PIL import Image
 
 from gdpo_sr.types import ImageError, OptionError
 from gdpo_sr.utils.color_fix import COLOR_FIXES
+from gdpo_sr.utils.image_io import read_image
 
-Picture = Image.Image | torch.Tensor | np.ndarray
+Picture = str | Path | Image.Image | torch.Tensor | np.ndarray
 OUTPUT_TYPES = ("pil", "np", "pt")
 MAX_SCALE = 64
 
@@ -38,6 +41,16 @@ def check_arguments(
         )
 
 
+def check_kinds(generator: object, prompt: object) -> None:
+    """Raise OptionError for lists: there is one source of noise and one prompt for all pictures."""
+    if not isinstance(generator, (torch.Generator, type(None))):
+        raise OptionError(
+            f"generator = a {type(generator).__name__}: give one torch.Generator for all pictures"
+        )
+    if not isinstance(prompt, (str, type(None))):
+        raise OptionError(f"prompt = a {type(prompt).__name__}: give one text for all pictures")
+
+
 def to_tensors(image: Picture | list[Picture]) -> list[torch.Tensor]:
     """Pictures as float tensors (3, H, W) in [0, 1].
 
@@ -58,8 +71,17 @@ def _split(image: Picture | list[Picture]) -> list[Picture]:
 
 
 def _to_tensor(image: Picture) -> torch.Tensor:
+    if isinstance(image, (str, Path)):
+        return read_image(image)  # upright, which PIL's own opening is not
     if isinstance(image, Image.Image):
         image = _pil_to_array(image)
+    if not isinstance(image, (np.ndarray, torch.Tensor)):
+        raise ImageError(
+            f"a picture cannot be a {type(image).__name__}: give a path, a PIL picture, a tensor, "
+            "an array, or a list of these"
+        )
+    if image.dtype in (np.uint8, torch.uint8):
+        image = image / np.float32(255) if isinstance(image, np.ndarray) else image / 255
     if isinstance(image, np.ndarray):
         # (H, W, 3) -> (3, H, W); an array of other dimensions fails the check below
         image = torch.from_numpy(np.ascontiguousarray(np.moveaxis(image, -1, 0)))
@@ -67,7 +89,7 @@ def _to_tensor(image: Picture) -> torch.Tensor:
     if not good_shape or not image.is_floating_point():
         raise ImageError(
             f"a picture of shape {tuple(image.shape)} and type {image.dtype} cannot be used: "
-            "give RGB floats in [0, 1], (3, H, W) as a tensor or (H, W, 3) as an array"
+            "give RGB floats in [0, 1] or uint8, (3, H, W) as a tensor or (H, W, 3) as an array"
         )
     low, high = image.min().item(), image.max().item()
     if not (low >= 0 and high <= 1):

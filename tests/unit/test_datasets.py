@@ -270,3 +270,33 @@ def test_paired_validation(pairs):
     assert make_validation_set(*pairs, 4, 40)[0]["lr"].shape == (3, 10, 10)
     with pytest.raises(DatasetError, match="not divisible"):
         make_validation_set(*pairs, 4, 42)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_photos_that_vanish_during_a_run(photos, workers: int):
+    """Those that are left go on; with none left the run ends, by one line from a worker, too."""
+    dataset = OnlineDataset(photos, 48, seed=0, cache=False)
+    batches = iter(make_loader(dataset, 1, num_workers=workers))
+    next(batches)
+    left = photos / "a.png"
+    for path in dataset._photos.paths:
+        if path != left:
+            path.unlink()
+    names = [next(batches)["name"][0] for _ in range(12)]
+    assert names[-4:] == ["a"] * 4
+    left.unlink()
+    with pytest.raises(DatasetError) as caught:
+        for _ in range(12):
+            next(batches)
+    words = str(caught.value)
+    assert words.startswith("none of the 5 pictures such as ") and "\n" not in words
+    assert "can be read any more: put them back" in words
+
+
+def test_links_to_folders_of_photos(photos, tmp_path):
+    """Followed, each real folder once."""
+    save(tmp_path / "more" / "f.png", 64, 64)
+    (photos / "link").symlink_to(tmp_path / "more")
+    (photos / "loop").symlink_to(photos)
+    names = sorted(path.name for path in OnlineDataset(photos, 48, seed=0)._photos.paths)
+    assert names == ["a.png", "b.jpg", "c.bmp", "d.webp", "e.png", "f.png"]

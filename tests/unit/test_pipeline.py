@@ -89,8 +89,19 @@ def test_input_types_agree(pipe: OneStepSRPipeline):
     array = pixels.astype(np.float32) / 255
     tensor = torch.from_numpy(array).permute(2, 0, 1)
     usual = restore(pipe, image=Image.fromarray(pixels))
-    for image in (array, array[None], tensor, tensor[None], [tensor], [array[None]]):
+    whole = torch.from_numpy(pixels).permute(2, 0, 1)
+    same = (array, array[None], tensor, tensor[None], [tensor], [array[None]], pixels, whole)
+    for image in same:
         assert torch.equal(restore(pipe, image=image), usual)
+
+
+def test_path_is_read_upright(pipe: OneStepSRPipeline, tmp_path: Path):
+    """PIL's own opening ignores the orientation, which the command applies."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (9, 7)).save(tmp_path / "a.png", exif=exif)
+    for path in (tmp_path / "a.png", str(tmp_path / "a.png"), [tmp_path / "a.png"]):
+        assert pipe(path).images[0].size == (28, 36)
 
 
 def test_batch_equals_single_pictures(pipe: OneStepSRPipeline):
@@ -142,6 +153,8 @@ def test_no_generator_is_random_and_leaves_the_global_state(pipe: OneStepSRPipel
         ({"num_candidates": 0}, "num_candidates = 0: use 1 or more"),
         ({"tile": 32}, "tile = 32, tile_overlap = 16"),
         ({"tile": 8, "tile_overlap": -1}, "tile_overlap = -1"),
+        ({"generator": [torch.Generator()]}, "generator = a list: give one torch.Generator"),
+        ({"prompt": ["a", "b"]}, "prompt = a list: give one text for all pictures"),
     ],
 )
 def test_bad_arguments_are_found_before_the_work(
@@ -161,7 +174,10 @@ def test_bad_arguments_are_found_before_the_work(
         (torch.rand(2, 4, 8, 8), r"shape \(4, 8, 8\)"),
         (torch.rand(3, 0, 8), r"shape \(3, 0, 8\)"),
         (np.random.default_rng(0).random((8, 8)), r"shape \(8, 8\)"),
-        (np.zeros((8, 8, 3), np.uint8), "type torch.uint8"),
+        (np.zeros((8, 8, 3), np.int16), "type torch.int16"),
+        (None, "a picture cannot be a NoneType: give a path"),
+        ([3.5], "a picture cannot be a float"),
+        ("nowhere.png", "nowhere.png: no such file"),
         (torch.rand(3, 8, 8) * 255, "values from .*: scale it"),
         (torch.full((3, 8, 8), torch.nan), "values from nan"),
         (Image.new("I;16", (8, 8)), "mode I;16"),
