@@ -24,8 +24,8 @@ from gdpo_sr.group.errors import draw_update_noise
 from gdpo_sr.group.sample import draw_group_noise, enlarge_lr
 from gdpo_sr.group.score import score_candidates
 from gdpo_sr.losses import gdpo_loss
-from gdpo_sr.model_types import GDPOModel
-from gdpo_sr.stage1.side_network import build_optimizer
+from gdpo_sr.stage2.gdpo_model import GDPOModel
+from gdpo_sr.trainer.optimization import build_optimizer
 from gdpo_sr.trainer.random_sources import RandomSources
 from gdpo_sr.types import SRBatch
 from gdpo_sr.utils.image_io import read_image

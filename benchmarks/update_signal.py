@@ -23,7 +23,7 @@ from accelerate import Accelerator
 from gdpo_sr.config.load import load_options
 from gdpo_sr.config.paths import ExperimentPaths
 from gdpo_sr.group.sample import enlarge_lr
-from gdpo_sr.model_types import GDPOModel
+from gdpo_sr.stage2.gdpo_model import GDPOModel
 from gdpo_sr.types import SRBatch
 from gdpo_sr.utils.color_fix import apply_color_fix
 

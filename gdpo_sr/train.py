@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gdpo_sr.config.load import dump_options, load_options
@@ -17,7 +19,7 @@ if TYPE_CHECKING:  # torch and all that stands on it load slowly; --help and --d
     from accelerate import Accelerator
 
     from gdpo_sr.trainer.base_model import BaseModel
-    from gdpo_sr.trainer.comparison import Comparison
+    from gdpo_sr.trainer.report import Comparison
 
 STOPPED = 130
 """Exit status of a run that a signal stopped; its state is saved."""
@@ -70,25 +72,62 @@ def build_accelerator(options: Options) -> Accelerator:
         return Accelerator(mixed_precision=wanted, kwargs_handlers=process_options())
 
 
-def run(options: Options, auto_resume: bool) -> tuple[bool, BaseModel]:
-    """Train one run. Returns whether it reached its end, and the trainer."""
+@dataclass(frozen=True)
+class Result:
+    """What is left of a run when its networks are gone.
+
+    Attributes:
+        finished: False if a signal stopped it.
+        name, fitted_label: words for the trained network and for metrics that training looks at.
+        comparison: the last one; None in processes that do not validate.
+        side_by_side, model: where the last picture and the newest model are.
+    """
+
+    finished: bool
+    name: str
+    fitted_label: str
+    comparison: Comparison | None
+    side_by_side: Path
+    model: Path
+
+
+def run(options: Options, auto_resume: bool) -> Result:
+    """Train one run; its networks are out of memory afterwards."""
+    import gc
+
+    import torch
+
     from gdpo_sr.trainer.processes import without_the_lost
 
     accelerator = build_accelerator(options)
     with without_the_lost(accelerator):
-        return _run(options, auto_resume, accelerator)
+        model = train(options, auto_resume, accelerator)
+        result = Result(
+            model.finished,
+            model.result_name,
+            model.fitted_label,
+            model.last_comparison,
+            model.side_by_side_path,
+            model.paths.models / model.latest,
+        )
+    del model
+    gc.collect()  # networks, adapters and optimizers refer to one another in circles
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return result
 
 
-def _run(options: Options, auto_resume: bool, accelerator: Accelerator) -> tuple[bool, BaseModel]:
+def train(options: Options, auto_resume: bool, accelerator: Accelerator) -> BaseModel:
+    """The trainer after its run."""
     from accelerate.utils import set_seed
 
-    from gdpo_sr.model_types import MODELS
     from gdpo_sr.trainer.processes import log_processes
 
     set_seed(options.manual_seed)
     paths = ExperimentPaths(options.path.experiments_root, options.name)
     resume = auto_resume or options.path.resume_state is not None
-    model = MODELS.get(options.model_type)(options, paths, accelerator)
+    model = model_class(options)(options, paths, accelerator)
+    folder = model.load_newest(auto_resume) if resume else None
     if accelerator.is_main_process:
         archived = paths.prepare(dump_options(options), resume)
         if archived is not None:
@@ -96,12 +135,25 @@ def _run(options: Options, auto_resume: bool, accelerator: Accelerator) -> tuple
     accelerator.wait_for_everyone()
     model.open_logs()
     log_processes(accelerator, model.logger)
-    if resume and not model.resume():
+    if folder is not None:
+        model.settle(folder)
+    elif resume:
         model.logger.info("no checkpoint in %s: starting afresh", paths.training_states)
-    finished = model.fit()
+    model.fit()
     model.close()
     accelerator.wait_for_everyone()
-    return finished, model
+    return model
+
+
+def model_class(options: Options) -> type[BaseModel]:
+    """The trainer that `model_type` names."""
+    if options.model_type == "NAOSDModel":
+        from gdpo_sr.stage1.naosd_model import NAOSDModel
+
+        return NAOSDModel
+    from gdpo_sr.stage2.gdpo_model import GDPOModel
+
+    return GDPOModel
 
 
 def control_of(options: Options) -> Options:
@@ -125,30 +177,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         import torch
 
         torch.set_num_threads(options.num_threads)
-    finished, model = run(options, arguments.auto_resume)
-    if not finished:
+    from accelerate import PartialState
+
+    result = run(options, arguments.auto_resume)
+    if not result.finished:
         return STOPPED
     control = None
     if arguments.control:
-        finished, other = run(control_of(options), arguments.auto_resume)
-        if not finished:
+        other = run(control_of(options), arguments.auto_resume)
+        if not other.finished:
             return STOPPED
-        control = other.last_comparison
-    if model.last_comparison is not None:
-        print_result(options, model, control)
-    model.accelerator.end_training()
+        control = other.comparison
+    if result.comparison is not None:
+        print_result(options, result, control)
+    PartialState().destroy_process_group()
     return 0
 
 
-def print_result(options: Options, model: BaseModel, control: Comparison | None) -> None:
+def print_result(options: Options, result: Result, control: Comparison | None) -> None:
     """The table of base against result, and where to find what was made (main process only)."""
-    from gdpo_sr.trainer.comparison import comparison_table
+    from gdpo_sr.trainer.report import comparison_table
 
-    comparison = model.last_comparison
-    count = len(comparison.pictures)
-    result = model.result_name
-    print(f"\n{options.name}: base against {result} on {count} pictures, same noise, paired")
-    print(comparison_table(comparison, control, result, model.fitted_label))
+    count = len(result.comparison.pictures)
+    print(f"\n{options.name}: base against {result.name} on {count} pictures, same noise, paired")
+    print(comparison_table(result.comparison, control, result.name, result.fitted_label))
     if options.val.save_img:
-        print(f"\nside by side: {model.side_by_side_path}")
-    print(f"model:        {model.paths.models / model.latest}")
+        print(f"\nside by side: {result.side_by_side}")
+    print(f"model:        {result.model}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import shutil
 import zlib
 from collections.abc import Iterator
@@ -64,6 +65,22 @@ def write_file(file: str | Path, content: bytes | str) -> None:
             _flush(file.parent)
         finally:
             _remove(temporary)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder that may be missing; from the first moment on it is not there."""
+    if folder.is_dir():
+        with _told(folder):
+            temporary = _temporary(folder)
+            os.replace(folder, temporary)
+            _remove(temporary)
+
+
+def clean_leftovers(folder: Path) -> None:
+    """Remove what killed writers and removals left in a folder that nobody else writes now."""
+    for left in folder.glob(".*.tmp"):
+        if re.fullmatch(r"\.[0-9a-f]{8}\.\d+\.tmp", left.name):
+            _remove(left)
 
 
 def refuse_existing(folder: Path) -> None:

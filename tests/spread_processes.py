@@ -16,7 +16,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from gdpo_sr.trainer.gradient_average import average_gradients
+from gdpo_sr.trainer.optimization import average_gradients
 from gdpo_sr.trainer.spread_optimizer import SpreadOptimizer, spread, without_wrapper
 
 CLIP, PASSES, BROKEN = 0.05, 3, 2

@@ -53,9 +53,10 @@ def main(folder: Path, plan: Path) -> None:
     for name, (file, overrides) in json.loads(plan.read_text()).items():
         if name.startswith("sharded"):
             train.build_accelerator = lambda options: pretend_fsdp(build(options))
-        finished, model = train.run(load_options(file, overrides), auto_resume=False)
-        assert finished
-        weights = {**model.trained, **model.beside}
+        options = load_options(file, overrides)
+        model = train.train(options, False, train.build_accelerator(options))
+        assert model.finished
+        weights = model.all_trained
         values = {key: p.detach().cpu().clone() for key, p in weights.items()}
         torch.save(values, folder / f"{name}_rank{model.rank}.pt")
     model.accelerator.end_training()

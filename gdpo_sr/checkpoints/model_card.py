@@ -11,7 +11,7 @@ from typing import Any
 from gdpo_sr.config.network_options import NetworkOptions
 from gdpo_sr.config.yaml_file import dump_yaml, read_yaml
 from gdpo_sr.generators.base_folder import EMBEDDED, mirrors
-from gdpo_sr.trainer.comparison import Comparison, MetricComparison, mean
+from gdpo_sr.trainer.report import Comparison, MetricComparison, mean
 from gdpo_sr.types import CheckpointError
 
 METHODS = {

@@ -22,12 +22,15 @@ from gdpo_sr.losses.energy_score import energy_score_loss
 from gdpo_sr.losses.perceptual import PerceptualLoss
 from gdpo_sr.losses.reconstruction import reconstruction_loss
 from gdpo_sr.stage1.score_networks import ScoreNetworks
-from gdpo_sr.stage1.side_network import SideTrainer
 from gdpo_sr.trainer.base_model import BaseModel
-from gdpo_sr.trainer.build_data import build_base_generator, build_metrics, build_validation_pairs
-from gdpo_sr.trainer.learning_rate import learning_rate_of
-from gdpo_sr.trainer.network_setup import set_up_networks
-from gdpo_sr.trainer.sharding import check_plain_processes
+from gdpo_sr.trainer.build_data import (
+    build_base_generator,
+    build_metrics,
+    build_validation_pairs,
+    set_up_networks,
+)
+from gdpo_sr.trainer.optimization import NetworkUpdate
+from gdpo_sr.trainer.processes import check_plain_processes
 from gdpo_sr.trainer.validation import PairedValidation
 from gdpo_sr.types import LossOutput, SRBatch
 
@@ -61,7 +64,7 @@ class NAOSDModel(BaseModel):
         self.generator = build_base_generator(o.network_g, texts).to(self.accelerator.device)
         trained = self._build_trained()
         self.perceptual = self._build_perceptual()
-        self.score, self.fake = self._build_score()
+        self.score = self._build_score()
         self._set_up_networks()
         self.validation = self._build_validation()
         return trained
@@ -89,15 +92,15 @@ class NAOSDModel(BaseModel):
             if p.weight > 0
         }
 
-    def _build_score(self) -> tuple[ScoreNetworks | None, SideTrainer | None]:
+    def _build_score(self) -> ScoreNetworks | None:
         o, vsd = self.options, self._vsd_options()
         if vsd is None:
-            return None, None
+            return None
         device = self.accelerator.device
         score = build_score_networks(o, vsd, self.generator, self.adapters, device)
         parameters = score.add_fake_lora(vsd.lora.rank, vsd.lora.alpha, vsd.lora.dropout)
-        factor, clip = learning_rate_of(o.train), o.train.grad_clip
-        return score, SideTrainer(parameters, vsd.optim, factor, clip, self.accelerator)
+        self.beside["fake"] = NetworkUpdate(parameters, vsd.optim, o.train, self.accelerator)
+        return score
 
     def _vsd_options(self) -> VSDOptions | None:
         vsd = self.options.train.losses.vsd
@@ -127,12 +130,12 @@ class NAOSDModel(BaseModel):
 
     def compute_loss(self, item: SRBatch) -> LossOutput:
         """Sum of the weighted losses of the restorations of a batch (ALGORITHM: section 2)."""
-        with self.timed("generator"):
+        with self.timer("generator"):
             restored = self._restore(item)
         parts: dict[str, tuple[float, LossOutput]] = {}
-        with self.timed("losses"):
+        with self.timer("losses"):
             parts.update(self._picture_losses(item, restored))
-        with self.timed("vsd"):
+        with self.timer("vsd"):
             parts.update(self._distillation(restored))
         self._restored = Restored(restored.latents.detach(), restored.prompts)
         loss = torch.stack([weight * part.loss for weight, part in parts.values()]).sum()
@@ -206,32 +209,15 @@ class NAOSDModel(BaseModel):
         """Fit the fake score to the latents of the last batch."""
         if self.score is None:
             return {}
-        with self.timed("fake"), self.score.fake():
+        with self.timer("fake"), self.score.fake():
             with self.accelerator.autocast():
                 loss = self.score.fake_loss(*self._restored, self.random["fake"])
-            self.fake.backward(loss / count)
+            self.beside["fake"].backward(loss / count)
         return {"loss_fake": loss.detach()}
 
-    def step_beside(self) -> dict[str, float]:
-        """Update the fake score."""
-        if self.fake is None:
-            return {}
-        norm = self.fake.step()
-        return {"fake_gradient_norm": norm, "fake_skipped_updates": float(self.fake.skipped)}
-
-    @property
-    def beside(self) -> dict[str, nn.Parameter]:
-        """Adapters of the fake score."""
-        return {} if self.fake is None else self.fake.parameters
-
-    def extra_state(self) -> dict[str, Any]:
-        """Optimizer of the fake score."""
-        return {} if self.fake is None else {"fake": self.fake.state_dict()}
-
-    def load_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore what `extra_state` returned."""
-        if self.fake is not None:
-            self.fake.load_state_dict(state["fake"])
+    def progress(self, logs: dict[str, float]) -> dict[str, float]:
+        """The losses that make up the loss, and the fake score's."""
+        return {name[5:]: value for name, value in logs.items() if name.startswith("loss_")}
 
     # What is kept --------------------------------------------------------------------------------
 

@@ -11,27 +11,27 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from gdpo_sr.checkpoints.lora import add_lora, load_lora, save_lora
+from gdpo_sr.generators.dropout import without_dropout
 from gdpo_sr.group.chunked_update import ChunkedBackward
 from gdpo_sr.group.group_update import GroupUpdate, group_update
 from gdpo_sr.group.rollouts import Rollout, roll_out, rollout_logs, set_advantages, timed
 from gdpo_sr.stage2.build_rewards import build_loss, build_rewards
-from gdpo_sr.stage2.reference import Reference, without_dropout
+from gdpo_sr.stage2.reference import Reference
 from gdpo_sr.trainer.alarms import AlarmReport, Alarms
 from gdpo_sr.trainer.base_model import BaseModel
 from gdpo_sr.trainer.build_data import (
     build_base_generator,
     build_validation_metrics,
     build_validation_pairs,
+    set_up_networks,
 )
-from gdpo_sr.trainer.comparison import Comparison
-from gdpo_sr.trainer.network_setup import set_up_networks
-from gdpo_sr.trainer.sharding import (
+from gdpo_sr.trainer.processes import (
     check_plain_processes,
     check_spread,
     shard_frozen,
     spreads_weights,
 )
-from gdpo_sr.trainer.spread_optimizer import spreads_states
+from gdpo_sr.trainer.report import Comparison
 from gdpo_sr.trainer.validation import PairedValidation, Pictures
 from gdpo_sr.types import LossOutput, SRBatch
 
@@ -93,8 +93,7 @@ class GDPOModel(BaseModel):
         chunk = self.options.train.update_chunk
         if chunk is None:
             return None
-        spreads = spreads_states(self.accelerator)
-        backward = (lambda loss: self.weight_update.backward(loss)) if spreads else None
+        backward = lambda loss: self.weight_update.backward(loss)  # noqa: E731, built later
         return ChunkedBackward(self.loss, parameters, chunk, self.accelerator, backward)
 
     def _mean_over_processes(self, values: torch.Tensor) -> torch.Tensor:
@@ -165,10 +164,9 @@ class GDPOModel(BaseModel):
         self.alarms.load_state_dict(state["alarms"])
         self.stop_early = state["stop_early"]
 
-    def progress_text(self, logs: dict[str, float]) -> str:
-        """Loss and the mean of every rewarded metric of the group."""
-        metrics = [f"{name} {logs[f'metric_{name}']:.2f}" for name in self.rewards]
-        return " ".join([f"loss {logs['loss']:.3f}", *metrics])
+    def progress(self, logs: dict[str, float]) -> dict[str, float]:
+        """The mean of every rewarded metric of the group."""
+        return {name: logs[f"metric_{name}"] for name in self.rewards}
 
     def validate(self) -> None:
         """As any stage, and every process learns whether the run ends here."""
@@ -184,9 +182,7 @@ class GDPOModel(BaseModel):
 
     def _act_on(self, report: AlarmReport) -> None:
         """Warn; with `alarms.stop` end the run at an alarm and keep the best model before it."""
-        if self.scalars is not None:
-            values = {f"val_alarm/{m.name}": m.worse for m in report.measures}
-            self.scalars.add_scalars(values, self.iteration)
+        self.log.add({m.name: m.worse for m in report.measures}, "val_alarm", self.iteration)
         if report.raised:
             self.logger.warning("validation %d: %s", self.iteration, report.text())
         if not self.options.train.alarms.stop:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 
 import torch
 from torch import nn
@@ -12,19 +12,6 @@ from gdpo_sr.checkpoints.lora import adapter_active, adapters_disabled, add_lora
 
 POLICY, REFERENCE = "default", "reference"
 """Names of the two adapters."""
-
-
-@contextmanager
-def without_dropout(unet: nn.Module) -> Iterator[None]:
-    """Inside, `unet` is the policy as it is used, without the dropout that trains its adapters."""
-    layers = [m for m in unet.modules() if isinstance(m, nn.Dropout) and m.training]
-    for layer in layers:
-        layer.eval()
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.train()
 
 
 class Reference:

@@ -1,53 +1,51 @@
-"""BaseModel: the trainer shell shared by all stages. The loop, its logs, its checkpoints; what is
-trained is a subclass's matter.
+"""BaseModel: the trainer shell shared by all stages. The loop; what is trained is a subclass's
+matter.
 
 `Model` is BasicSR's word for a trainer.
 """
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
-from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch import nn
 from tqdm import tqdm
 
 from gdpo_sr.config.paths import ExperimentPaths
 from gdpo_sr.config.schema import Options
 from gdpo_sr.data.loader import make_loader
+from gdpo_sr.generators.dropout import without_dropout
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
-from gdpo_sr.stage2.reference import without_dropout
 from gdpo_sr.trainer.build_data import build_degradation, build_training_set
-from gdpo_sr.trainer.comparison import Comparison, mean
-from gdpo_sr.trainer.processes import agree
+from gdpo_sr.trainer.optimization import NetworkUpdate
+from gdpo_sr.trainer.processes import agree, spreads_weights
 from gdpo_sr.trainer.random_sources import RandomSources
-from gdpo_sr.trainer.sharding import spreads_weights
-from gdpo_sr.trainer.stop_signal import StopSignal
-from gdpo_sr.trainer.training_state import check_state, load_state, save_state, saved_states
-from gdpo_sr.trainer.validation import PairedValidation, Pictures
-from gdpo_sr.trainer.validation_report import (
-    add_to_tensorboard,
-    log_comparison,
+from gdpo_sr.trainer.report import (
+    Comparison,
+    Pictures,
+    TrainingLog,
+    mean,
     write_figures,
     write_pictures,
 )
-from gdpo_sr.trainer.weight_update import WeightUpdate
+from gdpo_sr.trainer.resumable import Resumable
+from gdpo_sr.trainer.stop_signal import StopSignal
+from gdpo_sr.trainer.validation import PairedValidation
 from gdpo_sr.types import LossOutput, SRBatch
-from gdpo_sr.utils.logger import ScalarLog, get_logger
+from gdpo_sr.utils.logger import get_logger
+from gdpo_sr.utils.timing import Timer
 
 LATEST = "lora_latest"
 """Name, under `models/`, of the adapters of the newest checkpoint."""
 
 
-class BaseModel(ABC):
+class BaseModel(Resumable, ABC):
     """One training run.
 
     A subclass builds its networks in `build`, which sets `generator` and `validation`, and provides
@@ -66,7 +64,9 @@ class BaseModel(ABC):
         generator: the network that is trained.
         validation: compares it with its base.
         weight_update: applies gradients to it.
-        seconds: time spent in parts of the last update.
+        beside: updates of other networks that are trained with it, by name; set in `build`.
+        finished: whether `fit` reached the end.
+        timer: seconds spent in parts of the update.
     """
 
     random_names: tuple[str, ...] = ("degradation",)
@@ -83,14 +83,19 @@ class BaseModel(ABC):
         self.random = RandomSources(options.manual_seed, self.random_names, self.rank, self.world)
         torch.manual_seed(options.manual_seed)
         self.iteration = 0
-        self.stop_early = False
+        self.stop_early, self.finished = False, False
         self.last_comparison: Comparison | None = None
-        self.seconds: dict[str, float] = defaultdict(float)
+        self.timer = Timer(accelerator.device)
+        self.beside: dict[str, NetworkUpdate] = {}
         self.trained = self.build()
-        self.weight_update = WeightUpdate(list(self.trained.values()), options.train, accelerator)
+        train = options.train
+        self.weight_update = NetworkUpdate(
+            self.trained, train.optim_g, train, accelerator, train.ema_decay
+        )
         self.dataset = build_training_set(options)
         self.degrade = build_degradation(options)
-        self.scalars: ScalarLog | None = None
+        self.log = TrainingLog(options.logger, self.logger, train.total_iter)
+        self.states = self.open_states()
 
     # What a stage provides -------------------------------------------------------------------
 
@@ -116,35 +121,24 @@ class BaseModel(ABC):
         return list(batches)
 
     def train_beside(self, count: int) -> dict[str, torch.Tensor]:
-        """Backward pass of a second network on the batch of the last `compute_loss`.
+        """Backward pass of the networks in `beside`, on the batch of the last `compute_loss`.
 
         `count` batches make an update. Returns what to log.
         """
         return {}
 
-    def step_beside(self) -> dict[str, float]:
-        """Update the second network at the end of an update. Returns what to log."""
-        return {}
-
-    @property
-    def beside(self) -> dict[str, nn.Parameter]:
-        """Trained parameters of the second network, by name; saved with the run."""
-        return {}
-
     def after_update(self) -> None:  # noqa: B027, a stage may leave it out
         """Called after every optimizer update, `iteration` counting it."""
 
-    def extra_state(self) -> dict[str, Any]:
-        """What a checkpoint must hold besides weights, optimizer, schedule and randomness.
-
-        All processes call this together.
-        """
+    def judge(self, comparison: Comparison, pictures: Pictures) -> dict[str, Any]:
+        """Act on a validation (main process only). Returns what is kept beside its figures."""
         return {}
 
-    def load_extra_state(self, state: dict[str, Any]) -> None:  # noqa: B027
-        """Restore what `extra_state` returned."""
+    def progress(self, logs: dict[str, float]) -> dict[str, float]:
+        """What the log's lines and the progress bar show behind the loss."""
+        return {}
 
-    # Loop ------------------------------------------------------------------------------------
+    # Data ------------------------------------------------------------------------------------
 
     @property
     def draws_per_update(self) -> int:
@@ -152,15 +146,11 @@ class BaseModel(ABC):
         o = self.options
         return o.datasets.train.batch_size * o.train.accumulation * self.world
 
-    def _batches(self) -> Any:
+    def _batches(self) -> Iterator[dict[str, Any]]:
         o = self.options.datasets.train
+        drawn = self.iteration * self.draws_per_update
         loader = make_loader(
-            self.dataset,
-            o.batch_size,
-            o.num_workers,
-            self.iteration * self.draws_per_update,
-            self.rank,
-            self.world,
+            self.dataset, o.batch_size, o.num_workers, drawn, self.rank, self.world
         )
         return iter(loader)
 
@@ -174,96 +164,101 @@ class BaseModel(ABC):
         prompts = self.generator.prompts_of(item.get("caption"), len(hr))
         return SRBatch(lr, hr, prompts, list(item["name"]))
 
+    # Loop ------------------------------------------------------------------------------------
+
     def open_logs(self) -> None:
         """Write the log file and TensorBoard events from here on; the run's folders must exist."""
         if self.accelerator.is_main_process:
-            self.logger = get_logger(self.paths.log / "train.log")
-            if self.options.logger.use_tb_logger:
-                self.scalars = ScalarLog(self.paths.log / "tensorboard")
+            self.log.open(self.paths.log, self.iteration)
+
+    def close(self) -> None:
+        """Close the logs."""
+        self.log.close()
 
     def fit(self) -> bool:
         """Train to the end. Returns False if a signal stopped the run; its state is saved then."""
-        o = self.options
-        if self.iteration == 0:
+        if self.iteration == 0 or self._validation_is_due:
             self.validate()
-        batches = self._batches()
-        bar = tqdm(
-            total=o.train.total_iter,
-            initial=self.iteration,
-            desc=o.name,
-            unit="it",
-            disable=not (o.logger.show_progress and self.accelerator.is_main_process),
-        )
-        with StopSignal() as stop, bar:
-            while self.iteration < o.train.total_iter and not self.stop_early:
-                logs = self._update(batches)
-                logs, stopping = agree(logs, stop.requested, self.accelerator)
-                self._report(logs, bar)
-                done = self.iteration == o.train.total_iter
-                if o.val.val_freq and self.iteration % o.val.val_freq == 0 and not done:
-                    self.validate()
-                    if self.stop_early:
-                        self.save_checkpoint()
-                        return True
-                if self.iteration % o.logger.save_checkpoint_freq == 0 or done or stopping:
-                    self.save_checkpoint()
-                if stopping and not done:
-                    self.logger.info("stopped at %d; --auto_resume goes on", self.iteration)
-                    return False
-        self.validate()
+        if not self._train():
+            self.logger.info("stopped at %d; --auto_resume goes on", self.iteration)
+            return False
+        if not self._validation_is_due or not self.stop_early:
+            self.validate()
+        self.finished = True
         return True
 
-    def _update(self, batches: Any) -> dict[str, float]:
-        """One optimizer update over `accumulation` batches; mean logs."""
-        self.seconds.clear()
+    def _train(self) -> bool:
+        """The updates. False if a signal ended them."""
+        o, batches = self.options, self._batches()
+        with StopSignal() as stop, self._progress_bar() as bar:
+            while self.iteration < o.train.total_iter and not self.stop_early:
+                logs, stopping = agree(self._update(batches), stop.requested, self.accelerator)
+                self.log.update(self.iteration, logs, self.progress(logs), bar)
+                done = self.iteration == o.train.total_iter
+                regular = self.iteration % o.logger.save_checkpoint_freq == 0
+                if regular or stopping or done or self._validation_is_due:
+                    self.save_checkpoint()  # before a validation, which may take long
+                if stopping:
+                    return False
+                if self._validation_is_due and not done:
+                    with stop.at_once() if self.world == 1 else ExitStack():
+                        self.validate()
+        return True
+
+    @property
+    def _validation_is_due(self) -> bool:
+        """Between the first and the last one. A resumed run validates again where it was saved:
+        it may have been killed before it did.
+        """
+        o, i = self.options, self.iteration
+        return 0 < i < o.train.total_iter and o.val.val_freq > 0 and i % o.val.val_freq == 0
+
+    def _progress_bar(self) -> tqdm:
+        o = self.options
+        hidden = not (o.logger.show_progress and self.accelerator.is_main_process)
+        total, done = o.train.total_iter, self.iteration
+        return tqdm(total=total, initial=done, desc=o.name, unit="it", disable=hidden)
+
+    def _update(self, batches: Iterator[dict[str, Any]]) -> dict[str, float]:
+        """One optimizer update over `accumulation` batches; mean logs, and seconds of the whole
+        update.
+        """
         count = self.options.train.accumulation
-        logs: list[dict[str, float]] = []
-        with self.timed("data"):
+        self.timer.start(self.log.is_due(self.iteration + 1))
+        with self.timer("data"):
             drawn = [self.to_batch(next(batches)) for _ in range(count)]
         with self.accelerator.autocast():
             items = self.prepare_update(drawn)
-        for item in items:
-            output = self._backward(item, count)
-            values = {"loss": output.loss.detach(), **output.logs, **self.train_beside(count)}
-            logs.append({name: float(value) for name, value in values.items()})
-        merged = {name: mean([entry[name] for entry in logs]) for name in logs[0]}
-        with self.timed("step"):
-            merged["gradient_norm"] = self.weight_update.step()
-            merged.update(self.step_beside())
-        merged.update({f"seconds_{part}": seconds for part, seconds in self.seconds.items()})
-        merged["lr"] = self.weight_update.learning_rate
-        merged["skipped_updates"] = float(self.weight_update.skipped)
+        merged = mean_logs([self._learn(item, count) for item in items])
+        with self.timer("step"):
+            merged.update(self._step())
         self.iteration += 1
         self.after_update()
-        return merged
+        return {**merged, **self.timer.logs()}
+
+    def _learn(self, item: Any, count: int) -> dict[str, float]:
+        """Gradients of one of `count` items; its logs."""
+        output = self._backward(item, count)
+        values = {"loss": output.loss.detach(), **output.logs, **self.train_beside(count)}
+        return {name: float(value) for name, value in values.items()}
 
     def _backward(self, item: Any, count: int) -> LossOutput:
         """Loss and gradient of one of `count` items."""
         with self.accelerator.autocast():
             output = self.compute_loss(item)
-        with self.timed("backward"):
+        with self.timer("backward"):
             self.weight_update.backward(output.loss / count)
         return output
 
-    @contextmanager
-    def timed(self, part: str) -> Iterator[None]:
-        """Add the time inside to `seconds[part]`."""
-        start = time.perf_counter()
-        yield
-        self.seconds[part] += time.perf_counter() - start
-
-    def _report(self, logs: dict[str, float], bar: tqdm) -> None:
-        bar.update()
-        bar.set_postfix_str(self.progress_text(logs), refresh=False)
-        if self.scalars is not None:
-            self.scalars.add_scalars({f"train/{k}": v for k, v in logs.items()}, self.iteration)
-        if self.iteration % self.options.logger.print_freq == 0:
-            figures = " ".join(f"{name} {value:.4g}" for name, value in logs.items())
-            self.logger.info("iteration %d: %s", self.iteration, figures)
-
-    def progress_text(self, logs: dict[str, float]) -> str:
-        """What the progress bar shows behind rate and time left."""
-        return f"loss {logs['loss']:.4f}"
+    def _step(self) -> dict[str, float]:
+        """Update every network."""
+        update = self.weight_update
+        logs = {"gradient_norm": update.step(), "lr": update.learning_rate}
+        logs["skipped_updates"] = float(update.skipped)
+        for name, other in self.beside.items():
+            logs[f"{name}_gradient_norm"] = other.step()
+            logs[f"{name}_skipped_updates"] = float(other.skipped)
+        return logs
 
     # Validation ------------------------------------------------------------------------------
 
@@ -279,76 +274,21 @@ class BaseModel(ABC):
         if not main:
             return
         self.last_comparison = comparison
-        log_comparison(comparison, self.result_name, self.logger)
+        self.log.validation(comparison, pictures, self.result_name)
         verdict = self.judge(comparison, pictures)
-        if self.scalars is not None:
-            add_to_tensorboard(comparison, pictures, self.result_name, self.scalars)
+        self.note_validation(comparison, verdict)
         write_figures(comparison, verdict, self.paths.folder)
         if self.options.val.save_img:
             write_pictures(pictures, self.result_name, self.side_by_side_path)
-
-    def judge(self, comparison: Comparison, pictures: Pictures) -> dict[str, Any]:
-        """Act on a validation (main process only). Returns what is kept beside its figures."""
-        return {}
 
     @property
     def side_by_side_path(self) -> Path:
         """PNG of LR, base, result and HR of every validation picture at the current iteration."""
         return self.paths.visualization / f"side_by_side_{self.iteration:07d}.png"
 
-    # Checkpoints -----------------------------------------------------------------------------
 
-    @property
-    def _saved(self) -> dict[str, nn.Parameter]:
-        return {**self.trained, **self.beside}
-
-    def save_checkpoint(self) -> None:
-        """Everything the run needs to go on, then the model that users load."""
-        random = gather_object([self.random.state_dict()])
-        weights, extra = self.weight_update.state_dict(), self.extra_state()
-        if self.accelerator.is_main_process:
-            state = {
-                **weights,
-                "iteration": self.iteration,
-                "draws": self.iteration * self.draws_per_update,
-                "trained": {name: p.detach().cpu() for name, p in self._saved.items()},
-                "random": random,
-                "extra": extra,
-            }
-            keep = self.options.logger.keep_checkpoints
-            save_state(self.paths.training_states, self.iteration, state, keep)
-            with self.weight_update.average.applied():
-                self.save_model(self.latest)
-        self.accelerator.wait_for_everyone()
-
-    def resume(self) -> bool:
-        """Go on from `path.resume_state`, else from the run's newest complete checkpoint. False if
-        there is none.
-
-        Raises:
-            CheckpointError: the state belongs to another architecture or batch layout.
-        """
-        given = self.options.path.resume_state
-        folders = saved_states(self.paths.training_states)
-        if given is None and not folders:
-            return False
-        folder = Path(given) if given is not None else folders[-1]
-        self._load_state(load_state(folder), str(folder))
-        self.logger.info("resumed from %s at iteration %d", folder, self.iteration)
-        return True
-
-    def _load_state(self, state: dict[str, Any], source: str) -> None:
-        shapes = {name: p.shape for name, p in self._saved.items()}
-        check_state(state, source, shapes, self.draws_per_update)
-        with torch.no_grad():
-            for name, parameter in self._saved.items():
-                parameter.copy_(state["trained"][name])
-        self.weight_update.load_state_dict(state)
-        self.random.load_state_dict(state["random"][self.rank % len(state["random"])])
-        self.load_extra_state(state.get("extra", {}))
-        self.iteration = state["iteration"]
-
-    def close(self) -> None:
-        """Close the log of scalars."""
-        if self.scalars is not None:
-            self.scalars.close()
+def mean_logs(entries: list[dict[str, float]]) -> dict[str, float]:
+    """What the batches of one update logged: sums of seconds, means of the rest."""
+    merged = {name: mean([entry[name] for entry in entries]) for name in entries[0]}
+    seconds = [name for name in merged if name.startswith("seconds_")]
+    return {**merged, **{name: sum(entry[name] for entry in entries) for name in seconds}}

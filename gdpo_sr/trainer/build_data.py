@@ -1,4 +1,4 @@
-"""Generator, data sets and metrics from options: the place where their option groups end."""
+"""Networks, data sets and metrics from options: the place where their option groups end."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import torch
+from diffusers import AutoencoderKL
+from torch import nn
 from torch.utils.data import Dataset
 
 from gdpo_sr.config.network_options import NetworkOptions, PromptOptions
-from gdpo_sr.config.run_options import MetricOptions
+from gdpo_sr.config.run_options import MetricOptions, RunOptions
 from gdpo_sr.config.schema import Options
 from gdpo_sr.data.captions import CaptionCache, Captions, cache_folder, file_captions
 from gdpo_sr.data.degradations import RealESRGANDegradation
@@ -104,3 +107,28 @@ def build_validation_metrics(
 def build_metrics(options: Mapping[str, MetricOptions], device: str) -> dict[str, Metric]:
     """Metrics by the name the options file gives them."""
     return {name: create_metric(m.metric, device, **m.options) for name, m in options.items()}
+
+
+def set_up_networks(networks: list[nn.Module], train: RunOptions) -> None:
+    """Prepare UNets and autoencoders that carry their adapters, before an optimizer is built.
+
+    Attention is diffusers' default, torch's scaled_dot_product_attention, and needs no option.
+    """
+    for network in networks:
+        if train.gradient_checkpointing and network._supports_gradient_checkpointing:
+            network.enable_gradient_checkpointing()
+        if train.channels_last:
+            network.to(memory_format=torch.channels_last)
+        if train.vae_slicing and isinstance(network, AutoencoderKL):
+            network.enable_slicing()
+        if train.compile:
+            _compile(network)
+
+
+def _compile(network: nn.Module) -> None:
+    """In place, so that names of weights and the switching of adapters stay as they are."""
+    if isinstance(network, AutoencoderKL):
+        network.encoder.compile()
+        network.decoder.compile()
+    else:
+        network.compile()

@@ -19,13 +19,14 @@ from accelerate import Accelerator
 from accelerate.utils import compare_versions, is_deepspeed_available, patch_environment
 from torch import nn
 
-from gdpo_sr.trainer.gradient_average import BUCKET
 from gdpo_sr.types import OptionError
 
 NEEDED = "0.19.8"
 """The version this was tested with. Those before 0.19 ignore `managed_gradient_accumulation`, and
 lose gradients where several batches make an update.
 """
+BUCKET = 2**24
+"""Entries that are sent to other processes at once."""
 PREFIX = "ACCELERATE_DEEPSPEED_"
 
 

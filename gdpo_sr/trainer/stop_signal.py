@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 
 ECHO = 1.0
@@ -19,7 +21,7 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.requested = False
-        self._first = 0.0
+        self._first, self._at_once = 0.0, False
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> StopSignal:
@@ -30,7 +32,18 @@ class StopSignal:
                 break
         return self
 
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Inside, the first signal interrupts: the state is saved already."""
+        self._at_once = True
+        try:
+            yield
+        finally:
+            self._at_once = False
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._at_once:
+            raise KeyboardInterrupt
         now = time.monotonic()
         if not self.requested:
             self.requested, self._first = True, now

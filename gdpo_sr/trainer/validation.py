@@ -13,12 +13,10 @@ from gdpo_sr.data.draws import generator_for
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
 from gdpo_sr.group.sample import draw_noise, enlarge_lr, generate_group
 from gdpo_sr.metrics import Metric
-from gdpo_sr.trainer.comparison import Comparison, MetricComparison, mean
+from gdpo_sr.trainer.report import Comparison, MetricComparison, Pictures, mean
 from gdpo_sr.utils.color_fix import apply_color_fix
 
 Scores = dict[str, list[float]]
-Pictures = list[dict[str, torch.Tensor]]
-"""`lr` (enlarged), `base`, `policy`, `hr` of every validation picture, (3, H, W) in [0, 1]."""
 
 
 class PairedValidation:

@@ -6,12 +6,15 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 NAME = "gdpo_sr"
+LOG_BYTES = 20 * 2**20
+"""Size at which a log file becomes `<name>.1`, and that one `.2`; older lines are dropped."""
 _FORMAT = logging.Formatter("%(asctime)s %(levelname)s: %(message)s", "%Y-%m-%d %H:%M:%S")
 
 
@@ -42,12 +45,17 @@ def get_logger(
 
 
 class ScalarLog:
-    """Numbers and pictures of a run as TensorBoard events in `folder`."""
+    """Numbers and pictures of a run as TensorBoard events in `folder`.
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
+    Args:
+        folder: of all events of the run; those of an earlier start stay.
+        first_step: events of this step and later ones, of an earlier start, are not shown.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], first_step: int | None = None) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder))
+        self._writer = SummaryWriter(str(folder), purge_step=first_step)
 
     def add_scalars(self, values: Mapping[str, float | torch.Tensor], step: int) -> None:
         """Write one curve point per name; "train/loss" groups a curve under "train"."""
@@ -75,4 +83,5 @@ def _set_file(logger: logging.Logger, path: Path) -> None:
         logger.removeHandler(handler)
         handler.close()
     path.parent.mkdir(parents=True, exist_ok=True)
-    _attach(logger, logging.FileHandler(path, encoding="utf-8"))
+    handler = RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=2, encoding="utf-8")
+    _attach(logger, handler)

@@ -17,8 +17,8 @@ from gdpo_sr.data.folder import usable_photos
 from gdpo_sr.data.validation import make_validation_set
 from gdpo_sr.metrics import Metric
 from gdpo_sr.train import run as train
+from gdpo_sr.trainer.alarms import probe
 from gdpo_sr.trainer.build_data import build_base_generator, build_metrics
-from gdpo_sr.trainer.picture_probes import probe
 from gdpo_sr.trainer.validation import PairedValidation
 from gdpo_sr.types import OptionError
 

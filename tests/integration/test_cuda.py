@@ -17,8 +17,9 @@ from accelerate.state import AcceleratorState
 
 from gdpo_sr import inference
 from gdpo_sr.metrics import create_metric
-from gdpo_sr.model_types import GDPOModel, NAOSDModel
 from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline
+from gdpo_sr.stage1.naosd_model import NAOSDModel
+from gdpo_sr.stage2.gdpo_model import GDPOModel
 from gdpo_sr.train import main as train
 from tests.integration import test_stage1 as stage1
 from tests.integration import test_training as stage2

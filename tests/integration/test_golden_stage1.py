@@ -21,7 +21,7 @@ from gdpo_sr.checkpoints.convert import main, read_checkpoint
 from gdpo_sr.checkpoints.released_layout import own_name
 from gdpo_sr.config.load import load_options
 from gdpo_sr.config.paths import ExperimentPaths
-from gdpo_sr.model_types import NAOSDModel
+from gdpo_sr.stage1.naosd_model import NAOSDModel
 from gdpo_sr.types import SRBatch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,7 +62,7 @@ def trainer(golden, tmp_path_factory) -> NAOSDModel:
     trainer = NAOSDModel(options, paths, Accelerator())
     lora = read_checkpoint(golden("vsd_lora.pkl")).unet
     result = set_peft_model_state_dict(trainer.score.unet, lora, adapter_name="fake")
-    assert not result.unexpected_keys and len(lora) == len(trainer.beside)
+    assert not result.unexpected_keys and len(lora) == len(trainer.beside["fake"].parameters)
     return trainer
 
 
@@ -139,7 +139,7 @@ def test_distillation(golden, load, trainer, assert_close, record_property, case
         loss.backward()
     assert_close("fake-score loss", loss, recorded["lora_loss"], 1e-5)
     expected = json.loads(golden("vsd.json").read_text())["cases"][case]["lora_grad_norms"]
-    error = gradient_error(trainer.beside, expected, "score", "fake")
+    error = gradient_error(trainer.beside["fake"].parameters, expected, "score", "fake")
     record_property("fake gradient norms, relative", f"{error:.1e}")
     assert len(expected) == 514 and error < 1e-3
     assert all(p.grad is None for p in trainer.trained.values())

@@ -17,8 +17,8 @@ from gdpo_sr.config.load import load_options
 from gdpo_sr.generators.load import build_generator, load_components
 from gdpo_sr.group.errors import group_embeds, reference_predictions
 from gdpo_sr.group.sample import enlarge_lr
-from gdpo_sr.model_types import GDPOModel
-from gdpo_sr.trainer.network_setup import set_up_networks
+from gdpo_sr.stage2.gdpo_model import GDPOModel
+from gdpo_sr.trainer.build_data import set_up_networks
 from gdpo_sr.types import LossOutput, OptionError
 from tests.integration.test_training import OPTIONS_FILE, build, overrides, trained
 
@@ -148,22 +148,16 @@ class Scaler(torch.amp.GradScaler):
         super().__init__("cpu", init_scale=8.0)
 
 
-def test_an_overflow_skips_the_update(base: Path, tmp_path: Path, monkeypatch):
+def test_an_overflow_skips_the_update(base: Path, tmp_path: Path):
     """With a gradient scaler: skipped, counted, scale halved, weights and their mean untouched."""
     model = build(base, tmp_path, train__ema_decay=0.5, train__update_chunk=1)
-    model.accelerator.scaler = Scaler()
-    optimizer = model.accelerator.prepare_optimizer(model.weight_update.optimizer.optimizer)
-    model.weight_update.optimizer = optimizer
-    monkeypatch.setattr(type(model.accelerator), "mixed_precision", "fp16", raising=False)
-    monkeypatch.setattr(model.accelerator, "native_amp", True)
-    monkeypatch.setattr(model.accelerator, "autocast", lambda: torch.autocast("cpu", enabled=False))
-    model.accelerator._optimizers = [optimizer]
+    model.weight_update.scaler = Scaler()
     before = trained(model)
     loss = model.loss.margin
     model.loss.margin = lambda signal: loss(signal) * math.inf
     source = model._batches()
     assert model._update(source)["skipped_updates"] == 1
-    assert model.accelerator.scaler.get_scale() == 4
+    assert model.weight_update.scaler.get_scale() == 4
     for name, value in before.items():
         assert torch.equal(model.trained[name], value), name
     model.loss.margin = loss

@@ -11,8 +11,8 @@ from gdpo_sr.group.errors import draw_update_noise
 from gdpo_sr.group.rollouts import Rollout
 from gdpo_sr.group.sample import enlarge_lr
 from gdpo_sr.losses.group_losses import LOSSES
-from gdpo_sr.model_types import GDPOModel
 from gdpo_sr.rewards.user_reward import UserReward
+from gdpo_sr.stage2.gdpo_model import GDPOModel
 from gdpo_sr.types import SRBatch
 from gdpo_sr.utils.color_fix import apply_color_fix
 from tests.integration.test_training import build, trained

@@ -24,7 +24,7 @@ from accelerate.utils.launch import prepare_multi_gpu_env
 
 from gdpo_sr.config.load import load_options
 from gdpo_sr.train import run
-from gdpo_sr.trainer.training_state import load_state, saved_states
+from gdpo_sr.trainer.state import load_state, saved_states
 
 ROOT = Path(__file__).resolve().parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -157,7 +157,7 @@ def test_two_processes_train_as_one(name: str, together: Path, tmp_path: Path):
     assert any(key.startswith("score.") for key in ours) == (name in STAGES)
     forced = overrides(name, BASE, tmp_path, 4, **RUNS[name])
     _, model = run(load_options(options_file(name), forced), auto_resume=False)
-    alone = {k: p.detach() for k, p in {**model.trained, **model.beside}.items()}
+    alone = {k: p.detach() for k, p in model.all_trained.items()}
     assert distance(alone, ours) < 2e-5
 
 

@@ -19,8 +19,9 @@ from gdpo_sr.checkpoints.lora import add_lora, load_lora, lora_parameters, save_
 from gdpo_sr.config.load import dump_options, load_options
 from gdpo_sr.config.paths import ExperimentPaths
 from gdpo_sr.generators.load import build_generator, load_components
-from gdpo_sr.model_types import GDPOModel, NAOSDModel
 from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline
+from gdpo_sr.stage1.naosd_model import NAOSDModel
+from gdpo_sr.stage2.gdpo_model import GDPOModel
 from gdpo_sr.train import main
 from gdpo_sr.types import CheckpointError, LossOutput, OptionError, SRBatch
 from tests.tiny_base import tiny_base
@@ -62,7 +63,7 @@ def build(base: Path, root: Path, **changes: object) -> NAOSDModel:
 
 
 def weights(model: NAOSDModel) -> dict[str, torch.Tensor]:
-    return {name: p.detach().clone() for name, p in {**model.trained, **model.beside}.items()}
+    return {name: p.detach().clone() for name, p in model.all_trained.items()}
 
 
 @torch.no_grad()
@@ -109,9 +110,9 @@ def test_adapters_and_conv_in_move_and_the_base_stays(base: Path, tmp_path: Path
 def test_every_trained_tensor_is_in_one_optimizer_once(base: Path, tmp_path: Path):
     model = build(base, tmp_path)
     generator = [p for group in model.weight_update.optimizer.param_groups for p in group["params"]]
-    fake = [p for group in model.fake.optimizer.param_groups for p in group["params"]]
+    fake = [p for group in model.beside["fake"].optimizer.param_groups for p in group["params"]]
     ids = [id(p) for p in generator + fake]
-    assert len(ids) == len(set(ids)) == len(model.trained) + len(model.beside)
+    assert len(ids) == len(set(ids)) == len(model.all_trained)
     trainable = {id(p) for p in model.generator.parameters() if p.requires_grad}
     assert trainable == set(ids)
 
@@ -210,8 +211,8 @@ def test_an_update_that_is_not_finite_is_skipped_for_its_network_alone(base: Pat
     model.score.fake_loss = lambda *arguments: fake_loss(*arguments) * math.nan
     model._update(model._batches())
     after = weights(model)
-    assert (model.weight_update.skipped, model.fake.skipped) == (0, 1)
-    assert all(torch.equal(before[name], after[name]) for name in model.beside)
+    assert (model.weight_update.skipped, model.beside["fake"].skipped) == (0, 1)
+    assert all(torch.equal(before[name], after[name]) for name in model.beside["fake"].parameters)
     assert not all(torch.equal(before[name], after[name]) for name in model.trained)
 
 
@@ -231,9 +232,10 @@ def test_accumulation_equals_a_larger_batch(base: Path, tmp_path: Path, generato
 def gradients_of_one_update(model: NAOSDModel) -> dict[str, torch.Tensor]:
     """Of generator and fake score, before they are clipped and applied."""
     model.weight_update.step = lambda: 0.0
-    model.step_beside = dict
+    for other in model.beside.values():
+        other.step = lambda: 0.0
     model._update(model._batches())
-    return {name: p.grad.clone() for name, p in {**model.trained, **model.beside}.items()}
+    return {name: p.grad.clone() for name, p in model.all_trained.items()}
 
 
 def assert_equal_gradients(first: dict, second: dict, rtol: float = 1e-3) -> None:

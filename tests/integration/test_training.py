@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from gdpo_sr.config.load import dump_options, load_options
 from gdpo_sr.config.paths import ExperimentPaths
 from gdpo_sr.config.schema import Options
-from gdpo_sr.model_types import GDPOModel
+from gdpo_sr.stage2.gdpo_model import GDPOModel
 from gdpo_sr.train import control_of, main
-from gdpo_sr.trainer.training_state import load_state, saved_states
+from gdpo_sr.trainer.state import load_state, saved_states
 from gdpo_sr.types import CheckpointError, LossOutput, SRBatch
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,9 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gdpo_sr.trainer.alarms import Alarms
-from gdpo_sr.trainer.comparison import Comparison, MetricComparison
-from gdpo_sr.trainer.picture_probes import edge_density, grid_energy, high_frequency_energy
+from gdpo_sr.trainer.alarms import Alarms, edge_density, grid_energy, high_frequency_energy
+from gdpo_sr.trainer.report import Comparison, MetricComparison
 
 
 def photo(seed: int = 0, size: int = 96) -> torch.Tensor:

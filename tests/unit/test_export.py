@@ -25,7 +25,7 @@ from gdpo_sr.config.yaml_file import parse_yaml
 from gdpo_sr.generators.base_folder import base_folder
 from gdpo_sr.generators.load import load_components
 from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline
-from gdpo_sr.trainer.comparison import Comparison, MetricComparison
+from gdpo_sr.trainer.report import Comparison, MetricComparison
 from gdpo_sr.types import CheckpointError, OptionError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -48,7 +48,7 @@ LAYERS = (
     {"group", "pipelines"},
     {"trainer"},
     {"stage1", "stage2", "restore", "evaluation"},
-    {"model_types", "train", "inference", "evaluate", "cli", "__main__"},
+    {"train", "inference", "evaluate", "cli", "__main__"},
 )
 TOP = len(LAYERS)  # the package's own __init__: the public surface, above everything
 # What an installation does not have: nothing of the package may import it.

@@ -1,0 +1,174 @@
+"""What a run must keep to go on: saved together, restored together, bit for bit."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import nn
+
+from gdpo_sr.config.paths import ExperimentPaths
+from gdpo_sr.config.schema import Options
+from gdpo_sr.trainer.alarms import relative_gain
+from gdpo_sr.trainer.optimization import NetworkUpdate
+from gdpo_sr.trainer.random_sources import RandomSources
+from gdpo_sr.trainer.report import Comparison, mean
+from gdpo_sr.trainer.state import StateFolder, check_state, load_state
+
+
+class Resumable:
+    """The part of a run that saves and resumes it; `BaseModel` sets the attributes."""
+
+    options: Options
+    paths: ExperimentPaths
+    accelerator: Accelerator
+    logger: logging.Logger
+    random: RandomSources
+    trained: dict[str, nn.Parameter]
+    weight_update: NetworkUpdate
+    beside: dict[str, NetworkUpdate]
+    states: StateFolder
+    latest: str
+    iteration: int
+    rank: int
+    draws_per_update: int
+    best_gain: float | None = None
+    """Of the rewarded metrics, in the best validation without an alarm."""
+
+    def save_model(self, name: str) -> None:
+        """Write what users load, as `models/<name>`."""
+        raise NotImplementedError
+
+    def extra_state(self) -> dict[str, Any]:
+        """What a state must hold besides weights, optimizers, schedules and randomness.
+
+        All processes call this together.
+        """
+        return {}
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore what `extra_state` returned."""
+
+    def open_states(self) -> StateFolder:
+        """Where this run's states are; nothing is read or written."""
+        p, keep = self.paths, self.options.logger.keep_checkpoints
+        return StateFolder(p.training_states, p.models, self.latest, keep)
+
+    @property
+    def all_trained(self) -> dict[str, nn.Parameter]:
+        """Trained parameters of every network, by name."""
+        others = [other.parameters for other in self.beside.values()]
+        return {name: p for part in [self.trained, *others] for name, p in part.items()}
+
+    # Save ------------------------------------------------------------------------------------
+
+    def save_checkpoint(self) -> None:
+        """Everything the run needs to go on, then the model that users load."""
+        state = self._state()
+        if self.accelerator.is_main_process:
+            self.states.save(self.iteration, state)
+            self._save_models()
+            self.states.drop_old()
+        self.accelerator.wait_for_everyone()
+
+    def _state(self) -> dict[str, Any]:
+        """All processes call this together."""
+        kept = {"best": self.states.best, "healthy": self.states.healthy, "gain": self.best_gain}
+        return {
+            **self.weight_update.state_dict(),
+            "iteration": self.iteration,
+            "draws": self.iteration * self.draws_per_update,
+            "trained": {name: p.detach().cpu() for name, p in self.all_trained.items()},
+            "random": gather_object([self.random.state_dict()]),
+            "beside": {name: other.state_dict() for name, other in self.beside.items()},
+            "kept": kept,
+            "extra": self.extra_state(),
+        }
+
+    def _save_models(self) -> None:
+        """The model of this state, under its own name and as the newest; the state may be another
+        run's.
+        """
+        names = [self.latest]
+        if (self.states.states / f"{self.iteration:07d}").is_dir():
+            names.insert(0, self.states.model_of(self.iteration))
+        with self.weight_update.average.applied():
+            for name in names:
+                self.save_model(name)
+
+    def note_validation(self, comparison: Comparison, verdict: dict[str, Any]) -> None:
+        """Keep the state of the best validation that raised no alarm (main process only)."""
+        gain = mean([relative_gain(row) for row in comparison.metrics if row.rewarded])
+        alarm = verdict.get("alarm", {}).get("raised", False)
+        if self.iteration and not alarm and (self.best_gain is None or gain > self.best_gain):
+            self.best_gain, self.states.best = gain, self.iteration
+            self.states.drop_old()
+
+    # Resume ----------------------------------------------------------------------------------
+
+    def resume(self, auto: bool = True) -> bool:
+        """Go on from a state, see `load_newest`. False if there is none."""
+        folder = self.load_newest(auto)
+        if folder is None:
+            return False
+        self.settle(folder)
+        return True
+
+    def load_newest(self, auto: bool) -> Path | None:
+        """Restore the run's newest good state; without one, or with `auto` false, that of
+        `path.resume_state`. Nothing is written. Returns its folder, or None if there is none.
+
+        Raises:
+            CheckpointError: no state can be read, or it belongs to another architecture or batch
+                layout.
+        """
+        given = self.options.path.resume_state
+        found = self.states.newest(self._check, self.logger) if auto or given is None else None
+        if found is None and given is None:
+            return None
+        if found is None:
+            found = Path(given), load_state(Path(given))
+        elif given is not None and found[0].resolve() != Path(given).resolve():
+            self.logger.warning(
+                "path.resume_state is not used, --auto_resume goes on from this run's newest "
+                "state: leave --auto_resume out to go back to it"
+            )
+        folder, state = found
+        self._load_state(state, str(folder))
+        return folder
+
+    def _check(self, state: dict[str, Any], source: str) -> None:
+        shapes = {name: p.shape for name, p in self.all_trained.items()}
+        check_state(state, source, shapes, self.draws_per_update)
+
+    def _load_state(self, state: dict[str, Any], source: str) -> None:
+        self._check(state, source)
+        with torch.no_grad():
+            for name, parameter in self.all_trained.items():
+                parameter.copy_(state["trained"][name])
+        self.weight_update.load_state_dict(state)
+        extra = state.get("extra", {})
+        for name, other in self.beside.items():  # version 0.1 kept them in `extra`
+            other.load_state_dict(state.get("beside", extra)[name])
+        self.random.load_state_dict(state["random"][self.rank % len(state["random"])])
+        self.load_extra_state(extra)
+        self.iteration = state["iteration"]
+        kept = state.get("kept", {})
+        self.states.best, self.states.healthy = kept.get("best"), kept.get("healthy")
+        self.best_gain = kept.get("gain")
+
+    def settle(self, folder: Path) -> None:
+        """After `load_newest`: move later states aside, and write the models of this one again,
+        since the run may have been killed before they were whole.
+        """
+        self.logger.info("resumed from %s at iteration %d", folder, self.iteration)
+        if self.accelerator.is_main_process:
+            aside = self.states.set_aside_after(self.iteration)
+            if aside is not None:
+                self.logger.warning("states after %d are now in %s", self.iteration, aside)
+            self._save_models()
+        self.accelerator.wait_for_everyone()
