@@ -18,7 +18,7 @@ from gdpo_sr.utils.image_io import read_image
 from gdpo_sr.utils.tiling import TileGrid
 from tests.tiny_base import tiny_base
 
-PHOTO = Path(__file__).parents[2] / "datasets" / "example" / "val" / "forest_stream.jpg"
+PHOTO = Path(__file__).parents[3] / "datasets" / "example" / "val" / "forest_stream.jpg"
 
 
 @pytest.fixture

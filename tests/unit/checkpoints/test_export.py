@@ -28,7 +28,7 @@ from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline
 from gdpo_sr.trainer.report import Comparison, MetricComparison
 from gdpo_sr.types import CheckpointError, OptionError
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 class PlainPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
