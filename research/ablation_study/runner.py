@@ -85,7 +85,7 @@ class Runner:
         spent = float(clock.read_text()) if clock.is_file() else 0.0
         if not (folder / "models" / "complete").is_file():
             start = time.monotonic()
-            finished, _ = train(self._options(job), auto_resume=True)
+            finished = train(self._options(job), auto_resume=True).finished
             spent += time.monotonic() - start
             clock.write_text(str(spent))
             if not finished:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from gdpo_sr.metrics import create_metric
 from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline
 from gdpo_sr.rewards.content_weights import texture_map, to_grey
-from gdpo_sr.trainer import picture_probes
+from gdpo_sr.trainer import alarms
 
 QUALITY = ("psnr_y", "ssim_y", "niqe", "piqe")
 MIDDLE = 256  # side of the middle part in which the spread is measured
@@ -145,7 +145,7 @@ def pattern(image: torch.Tensor, hr: torch.Tensor, period: int) -> dict[str, flo
     for suffix, picture in (("", image), ("_hr", hr)):
         on, near = grid_energy(picture, period)
         found[f"grid{suffix}"], found[f"peak{suffix}"] = on, on / near
-        found[f"phases{suffix}"] = float(picture_probes.grid_energy(picture[None], period))
+        found[f"phases{suffix}"] = float(alarms.grid_energy(picture[None], period))
     return found
 
 

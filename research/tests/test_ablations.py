@@ -6,16 +6,25 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import ablations
 import numpy as np
 import pytest
 from ablation_study.document import write_document
 from ablation_study.plan import Common, Job, load_studies
-from ablation_study.results import SHIPPED, Results, effective, identity, run_name
+from ablation_study.results import (
+    SHIPPED,
+    Results,
+    base_digest,
+    effective,
+    identity,
+    run_name,
+)
 from ablation_study.runner import Runner
 from ablation_study.statistics import Difference, paired_difference, verdict
 from ablations import planned, share_of
 
 from gdpo_sr.config.load import load_options
+from gdpo_sr.config.schema import NetworkOptions
 from gdpo_sr.types import OptionError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -276,6 +285,35 @@ def test_mistakes_are_named(folder: Path):
     (folder / "losses.yml").write_text(STUDY.replace("rows:", "rwos:"))
     with pytest.raises(OptionError, match=r"rwos.*did you mean rows\?"):
         load_studies(folder, [], False)
+
+
+# Runs
+
+
+def test_a_study_runs_from_nothing_and_is_not_run_again(base: Path, tmp_path: Path):
+    """One update of two candidates, its control, the base, and the document of them."""
+    digest = base_digest(NetworkOptions(base=str(base)))
+    words = ["train:total_iter=1", "train:group_size=2", "datasets:train:gt_size=64"]
+    common = {
+        "options": "options/gdpo_sr.yml",
+        "base": digest,
+        "seeds": [0],
+        "force": [*words, f"network_g:base={base}"],
+        "evaluation": {
+            "metrics": {"psnr_y": {"metric": "psnr_y"}},
+            "sets": {"photos": {"dataroot_gt": "datasets/example/val", "gt_size": 64}},
+        },
+    }
+    (tmp_path / "common.yml").write_text(json.dumps(common))  # JSON is YAML
+    (tmp_path / "one.yml").write_text("title: One\nquestion: Any?\nrows: {gdpo: {}}\n")
+    file, table = tmp_path / "document.md", tmp_path / "out" / "scores.jsonl"
+    command = ["--options", str(tmp_path), "--out", str(tmp_path / "out"), "--document", str(file)]
+    assert ablations.main(command) == 0
+    assert len(table.read_text().splitlines()) == 3
+    assert "| gdpo | 1 | psnr_y R |" in file.read_text()
+    before = table.read_text()
+    assert ablations.main(command) == 0
+    assert table.read_text() == before
 
 
 # Document
