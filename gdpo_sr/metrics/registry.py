@@ -13,6 +13,7 @@ import torch
 
 from gdpo_sr.metrics.niqe_parameters import niqe_parameters
 from gdpo_sr.metrics.pyiqa_build import build
+from gdpo_sr.metrics.separable import TWO_PASSES, fast
 from gdpo_sr.types import MetricError
 
 # Y channel of YCbCr (ITU-R BT.601, as in MATLAB), no crop: the setting of OSEDiff's and GDPO-SR's
@@ -140,7 +141,8 @@ def create_metric(
             model = build(theirs, device, parameters, allow_download)
     else:
         model = build(theirs, device, merged, allow_download)
-    return Metric(name, model, bool(model.lower_better), model.metric_mode == "FR")
+    scorer = fast(model) if theirs in TWO_PASSES else model
+    return Metric(name, scorer, bool(model.lower_better), model.metric_mode == "FR")
 
 
 def resolve(name: str, options: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
