@@ -15,16 +15,19 @@ from pathlib import Path
 
 import torch
 
-from gdpo_sr.checkpoints.generator_adapters import ENCODER_TARGETS, GeneratorAdapters, write_stage1
-from gdpo_sr.checkpoints.lora import UNET_TARGETS, Adapter, attach_lora, lora_config, write_adapter
+from gdpo_sr.checkpoints.generator_adapters import GeneratorAdapters, write_stage1
+from gdpo_sr.checkpoints.lora import Adapter, attach_lora, lora_config, write_adapter
 from gdpo_sr.checkpoints.merge import merge_adapters
 from gdpo_sr.checkpoints.model_folder import save_model_folder
 from gdpo_sr.checkpoints.released_layout import REMEDY, ReleasedCheckpoint, Tensors, read_layout
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
+from gdpo_sr.generators.stable_diffusion import AutoencoderKLFamily, UNetFamily
 from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline
 from gdpo_sr.types import CheckpointError, OptionError
 from gdpo_sr.writer import new_folder, refuse_existing
 
+UNET_TARGETS, ENCODER_TARGETS = UNetFamily.lora_targets, AutoencoderKLFamily.lora_targets
+"""Modules that the released code adapts, by whole name."""
 T_ADD, T_DIFF = 250, 100
 """Timesteps of the released model, which its files do not hold."""
 PROMPT = "clean, high-resolution, 8k"
@@ -104,12 +107,12 @@ def _check_targets(tensors: Tensors, targets: str, path: Path) -> None:
 
 def unet_adapter(checkpoint: ReleasedCheckpoint) -> Adapter:
     """The three adapters of the UNet in one, for they share no module."""
-    return Adapter(lora_config(checkpoint.rank_unet), checkpoint.unet)
+    return Adapter(lora_config(checkpoint.rank_unet, None, 0.0, UNET_TARGETS), checkpoint.unet)
 
 
 def vae_adapter(checkpoint: ReleasedCheckpoint) -> Adapter:
     """The adapter of the VAE's encoder, of a checkpoint of stage 1."""
-    return Adapter(lora_config(checkpoint.rank_vae, targets=ENCODER_TARGETS), checkpoint.vae)
+    return Adapter(lora_config(checkpoint.rank_vae, None, 0.0, ENCODER_TARGETS), checkpoint.vae)
 
 
 def attach_checkpoint(

@@ -31,21 +31,12 @@ from gdpo_sr.checkpoints.lora import (
     read_adapter,
     write_adapter,
 )
+from gdpo_sr.generators.families import autoencoder_family, network_family
 from gdpo_sr.types import CheckpointError
 from gdpo_sr.writer import new_folder, write_file
 
-ENCODER_TARGETS = (
-    r"quant_conv|encoder\.(.*\.)?"
-    r"(conv_in|conv_out|conv1|conv2|conv|conv_shortcut|to_q|to_k|to_v|to_out\.0)"
-)
-"""Convolutions and attention of the encoder of an AutoencoderKL, as in the released code."""
 CONV_IN_FILE = "conv_in.safetensors"
 VAE_FOLDER = "vae"
-
-
-def encoder_targets(vae: nn.Module) -> str:
-    """Modules of the encoder of `vae` that get a LoRA; the embedded one is one convolution."""
-    return "encoder" if isinstance(vae.encoder, nn.Conv2d) else ENCODER_TARGETS
 
 
 class GeneratorAdapters:
@@ -59,12 +50,14 @@ class GeneratorAdapters:
 
     def __init__(self, unet: nn.Module, vae: nn.Module, name: str = "default") -> None:
         self.unet, self.vae, self.name = unet, vae, name
-        self.original_conv_in = copy.deepcopy(unet.conv_in).requires_grad_(False)
+        self._input = network_family(unet).input_layer
+        self.original_conv_in = copy.deepcopy(unet.get_submodule(self._input)).requires_grad_(False)
 
     def add(self, rank: int = 4, alpha: int | None = None, dropout: float = 0.0) -> None:
         """New trainable adapters; the networks compute what they did before."""
         add_lora(self.unet, rank, alpha, dropout, self.name)
-        add_lora(self.vae, rank, alpha, dropout, self.name, encoder_targets(self.vae))
+        targets = autoencoder_family(self.vae).lora_targets
+        add_lora(self.vae, rank, alpha, dropout, self.name, targets)
         self.conv_in.requires_grad_(True)
 
     def load(self, folder: str | Path, trainable: bool = False) -> dict[str, Any]:
@@ -108,8 +101,9 @@ class GeneratorAdapters:
 
     @property
     def conv_in(self) -> nn.Module:
-        """The UNet's input convolution without its adapter."""
-        return getattr(self.unet.conv_in, "base_layer", self.unet.conv_in)
+        """The network's input convolution without its adapter."""
+        layer = self.unet.get_submodule(self._input)
+        return getattr(layer, "base_layer", layer)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """What is trained, each parameter once, by its name in the generator."""
@@ -127,7 +121,7 @@ class GeneratorAdapters:
     @contextmanager
     def original_input(self) -> Iterator[None]:
         """Inside, the UNet's `conv_in` has the base's weights; a graph made before stays valid."""
-        trained, layer = self.conv_in, self.unet.conv_in
+        trained, layer = self.conv_in, self.unet.get_submodule(self._input)
         layer.base_layer = self.original_conv_in
         try:
             yield

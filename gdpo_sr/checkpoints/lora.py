@@ -16,17 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
+from gdpo_sr.generators.families import network_family
 from gdpo_sr.types import CheckpointError
 from gdpo_sr.writer import new_folder, write_file
-
-UNET_TARGETS = (
-    r"(.*\.)?(conv_in|conv_out|conv1|conv2|conv|conv_shortcut|proj_in|proj_out"
-    r"|to_q|to_k|to_v|to_out\.0|ff\.net\.0\.proj|ff\.net\.2)"
-)
-"""Attention q, k, v, out, convolutions, proj_in/out and feed-forward, as in the released code.
-
-The time embedding is left out.
-"""
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
@@ -56,19 +48,19 @@ def add_lora(
     alpha: int | None = None,
     dropout: float = 0.0,
     name: str = "default",
-    targets: str = UNET_TARGETS,
+    targets: str | None = None,
 ) -> list[nn.Parameter]:
     """Add a trainable adapter and make it the active one; it starts as the identity (B = 0).
 
-    `targets` is matched against whole module names. Returns the adapter's parameters.
+    `targets` is matched against whole module names; None: those of the network's family. Returns
+    the adapter's parameters.
     """
+    targets = network_family(unet).lora_targets if targets is None else targets
     _add_adapter(unet, lora_config(rank, alpha, dropout, targets), name)
     return lora_parameters(unet, name)
 
 
-def lora_config(
-    rank: int, alpha: int | None = None, dropout: float = 0.0, targets: str = UNET_TARGETS
-) -> LoraConfig:
+def lora_config(rank: int, alpha: int | None, dropout: float, targets: str) -> LoraConfig:
     """PEFT's config of an adapter as this package makes them."""
     return LoraConfig(
         r=rank,

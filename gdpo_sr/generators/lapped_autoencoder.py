@@ -18,6 +18,8 @@ from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 
+from gdpo_sr.generators.family import AutoencoderFamily
+
 
 class LappedAutoencoder(ModelMixin, ConfigMixin, PeftAdapterMixin):
     """One strided convolution each way.
@@ -89,3 +91,13 @@ def mirrored(x: torch.Tensor, border: int) -> torch.Tensor:
     """Pictures continued by `border` mirrored pixels on each side, the edge pixel repeated."""
     x = torch.cat([x[..., :border, :].flip(2), x, x[..., -border:, :].flip(2)], 2)
     return torch.cat([x[..., :border].flip(3), x, x[..., -border:].flip(3)], 3)
+
+
+class LappedFamily(AutoencoderFamily):
+    """Its encoder is one convolution."""
+
+    network = LappedAutoencoder
+    lora_targets = "encoder"
+
+    def pixels_per_latent(self, network: nn.Module) -> int:
+        return network.config.patch_size

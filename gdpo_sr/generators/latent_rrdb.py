@@ -17,6 +17,7 @@ from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import nn
 
+from gdpo_sr.generators.family import NetworkFamily
 from gdpo_sr.generators.lapped_autoencoder import mirrored
 
 _SLOPE = 0.2
@@ -128,3 +129,16 @@ class LatentRRDBNet(ModelMixin, ConfigMixin, PeftAdapterMixin):
         for conv in (self.conv_up1, self.conv_up2):
             x = F.leaky_relu(conv(F.interpolate(x, scale_factor=2, mode="nearest")), _SLOPE)
         return self.conv_last(F.leaky_relu(self.conv_hr(x), _SLOPE))
+
+
+class LatentRRDBFamily(NetworkFamily):
+    """LoRA is on all that was trained, never on the fitted filters and the encoder."""
+
+    network = LatentRRDBNet
+    lora_targets = r"(.*\.)?(conv[1-5]|conv_(first|body|up1|up2|hr|last)|noise_in)"
+    input_layer = "noise_in"
+
+    def predict(
+        self, network: nn.Module, noisy: torch.Tensor, t_diff: int, prompt_embeds: torch.Tensor
+    ) -> torch.Tensor:
+        return network(noisy).sample

@@ -11,21 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors import SafetensorError
 from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging
 
 from gdpo_sr.generators.base_folder import Base, base_folder, part_folder
-from gdpo_sr.generators.lapped_autoencoder import LappedAutoencoder
-from gdpo_sr.generators.latent_rrdb import LatentRRDBNet
+from gdpo_sr.generators.families import AUTOENCODERS, NETWORKS, Family, network_family
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
 from gdpo_sr.generators.one_step import OneStepScheduler
 from gdpo_sr.generators.prompts import PromptEncoder
 from gdpo_sr.types import CheckpointError
 
-_NETWORKS = {"UNet2DConditionModel": UNet2DConditionModel, "LatentRRDBNet": LatentRRDBNet}
-_AUTOENCODERS = {"AutoencoderKL": AutoencoderKL, "LappedAutoencoder": LappedAutoencoder}
 _UNSUPPORTED = ("trained_betas", "rescale_betas_zero_snr")
 """Settings of a scheduler that give another noise schedule than `OneStepScheduler` has."""
 
@@ -63,15 +59,42 @@ def no_progress_bar() -> Iterator[None]:
 
 def load_vae(folder: Path, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
     """The autoencoder in `folder`, by the class name in its config."""
-    return _load_part(_class_in(folder, _AUTOENCODERS), folder, torch_dtype=dtype)
+    return _load_part(_family_in(folder, AUTOENCODERS).network, folder, torch_dtype=dtype)
 
 
-def _class_in(folder: Path, classes: dict[str, type]) -> type:
-    """The class that the config in `folder` names, one of `classes`."""
-    name = json.loads((folder / "config.json").read_text()).get("_class_name")
-    if name not in classes:
-        raise CheckpointError(f"'{folder}' holds a {name}: use one of {', '.join(classes)}")
-    return classes[name]
+def load_network(folder: Path, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
+    """The network in `folder`, by the class name in its config."""
+    family = _family_in(folder, NETWORKS)
+    family.check(_config(folder / "config.json"), folder)
+    return _load_part(family.network, folder, torch_dtype=dtype)
+
+
+def _family_in(folder: Path, families: dict[str, Family]) -> Family:
+    """The family whose class the config in `folder` names."""
+    name = _config(folder / "config.json").get("_class_name")
+    if name not in families:
+        raise CheckpointError(f"'{folder}' holds a {name}: use one of {', '.join(families)}")
+    return families[name]
+
+
+def _config(file: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        CheckpointError: it cannot be read, or is something else.
+    """
+    try:
+        values = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:  # also what is no UTF-8
+        reason = getattr(error, "strerror", None) or str(error)
+        raise CheckpointError(
+            f"'{file}' cannot be loaded ({reason}): give a complete model"
+        ) from error
+    if not isinstance(values, dict):
+        raise CheckpointError(
+            f"'{file}' holds a {type(values).__name__}, not an object: copy the model again"
+        )
+    return values
 
 
 def load_scheduler(folder: Path) -> OneStepScheduler:
@@ -81,7 +104,7 @@ def load_scheduler(folder: Path) -> OneStepScheduler:
         CheckpointError: its schedule is of a kind that is not supported.
         OptionError: neither noise nor velocity is predicted.
     """
-    config = json.loads((folder / "scheduler_config.json").read_text())
+    config = _config(folder / "scheduler_config.json")
     for key in filter(config.get, _UNSUPPORTED):
         raise CheckpointError(
             f"'{folder}/scheduler_config.json': {key} = {config[key]} is not supported: use a base "
@@ -135,7 +158,7 @@ def load_components(
         tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
         prompt = _saved_prompt(folder)
     with _told_as_checkpoint_error(unet_folder):
-        network = _load_part(_class_in(unet_folder, _NETWORKS), unet_folder, torch_dtype=dtype)
+        network = load_network(unet_folder, dtype)
     with _told_as_checkpoint_error(vae_folder):
         autoencoder = load_vae(vae_folder, dtype)
     text_encoder = load_text_encoder(folder, dtype)
@@ -176,8 +199,8 @@ def _check_latents(unet: Any, vae: Any, unet_folder: Path, vae_folder: Path) -> 
 
 def _check_text(unet: Any, text_encoder: Any, unet_folder: Path, folder: Path) -> None:
     """Raise CheckpointError if the UNet takes embeddings that the text encoder does not make."""
-    wanted, width = unet.config.cross_attention_dim, text_encoder.config.hidden_size
-    if wanted != width:
+    wanted, width = network_family(unet).text_width(unet), text_encoder.config.hidden_size
+    if wanted not in (None, width):
         raise CheckpointError(
             f"'{unet_folder}' takes text embeddings of width {wanted}, the base '{folder}' makes "
             f"{width}: give the base that it was trained on, such as Stable Diffusion 2.1-base"
@@ -186,7 +209,7 @@ def _check_text(unet: Any, text_encoder: Any, unet_folder: Path, folder: Path) -
 
 def _saved_prompt(folder: Path) -> str:
     index = folder / "model_index.json"
-    return json.loads(index.read_text()).get("prompt", "") if index.is_file() else ""
+    return str(_config(index).get("prompt", "")) if index.is_file() else ""
 
 
 def build_generator(components: dict[str, Any]) -> NoiseAwareGenerator:

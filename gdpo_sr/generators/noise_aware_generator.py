@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from gdpo_sr.generators.families import autoencoder_family, network_family
 from gdpo_sr.generators.one_step import OneStepScheduler
 from gdpo_sr.generators.prompts import PromptEncoder, prompts_behind
 
@@ -20,8 +21,8 @@ class NoiseAwareGenerator(nn.Module):
     """One-step generator over the parts of a Stable Diffusion style base.
 
     Args:
-        unet: UNet2DConditionModel, called once per output.
-        vae: AutoencoderKL or a model with its interface.
+        unet: the network that restores, of any of `families.NETWORKS`; called once per output.
+        vae: of any of `families.AUTOENCODERS`.
         prompt_encoder: prompts -> embeddings.
         scheduler: the two timesteps and the noise schedule.
         prompt: prompt used where the caller names none.
@@ -45,13 +46,12 @@ class NoiseAwareGenerator(nn.Module):
     @property
     def pixels_per_latent(self) -> int:
         """Side, in pixels, of the square that one latent pixel covers."""
-        patch = self.vae.config.get("patch_size")
-        return patch or 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return autoencoder_family(self.vae).pixels_per_latent(self.vae)
 
     @property
     def size_multiple(self) -> int:
         """Height and width of pictures given to `encode` must be multiples of this many pixels."""
-        return self.pixels_per_latent * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        return self.pixels_per_latent * network_family(self.unet).size_multiple(self.unet)
 
     def latent_shape(self, images: torch.Tensor) -> tuple[int, int, int, int]:
         """Shape (N, c, h, w) of the latents of pictures (N, 3, H, W)."""
@@ -88,15 +88,18 @@ class NoiseAwareGenerator(nn.Module):
     def predict_epsilon(
         self, noisy: torch.Tensor, prompt_embeds: torch.Tensor, unet: nn.Module | None = None
     ) -> torch.Tensor:
-        """The UNet's noise prediction at t_diff for noisy latents (N, c, h, w).
+        """The network's noise prediction at t_diff for noisy latents (N, c, h, w).
 
         `prompt_embeds` is (N, tokens, d). `unet` replaces the own one, for example by its
         wrapped form in distributed training.
         """
         network = self.unet if unet is None else unet
-        t_diff = self.scheduler.config.t_diff
-        prediction = network(noisy, t_diff, encoder_hidden_states=prompt_embeds).sample
-        return self.scheduler.to_epsilon(noisy, prediction)
+        predict, t_diff = network_family(self.unet).predict, self.scheduler.config.t_diff
+        return self.scheduler.to_epsilon(noisy, predict(network, noisy, t_diff, prompt_embeds))
+
+    def predict_x0(self, noisy: torch.Tensor, prompt_embeds: torch.Tensor) -> torch.Tensor:
+        """The restored latents of noisy ones, both (N, c, h, w)."""
+        return self.scheduler.predict_x0(noisy, self.predict_epsilon(noisy, prompt_embeds))
 
     def restore_latents(
         self,
@@ -106,8 +109,7 @@ class NoiseAwareGenerator(nn.Module):
         t_add: int | None = None,
     ) -> torch.Tensor:
         """z_SR (N, c, h, w) of LR latents and injected noise of the same shape."""
-        noisy = self.scheduler.add_noise(latents, noise, t_add)
-        return self.scheduler.predict_x0(noisy, self.predict_epsilon(noisy, prompt_embeds))
+        return self.predict_x0(self.scheduler.add_noise(latents, noise, t_add), prompt_embeds)
 
     def forward(
         self,
