@@ -32,13 +32,13 @@ def run_main(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | 
     """Exit status of ``main(argv)``; a mistake of the user becomes one line on standard error.
 
     Returns:
-        What `main` returns, 2 after a GDPOSRError, 130 after Ctrl-C.
+        What `main` returns, 2 after a GDPOSRError, 3 after a run that diverged, 130 after Ctrl-C.
     """
     try:
         return main(argv)
     except GDPOSRError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return error.exit_status
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from gdpo_sr.config.load import dump_options, load_options
 from gdpo_sr.config.paths import ExperimentPaths
+from gdpo_sr.config.resume_rules import check_resumed
 from gdpo_sr.config.schema import Options
 from gdpo_sr.types import OptionError
 
@@ -118,23 +119,41 @@ def run(options: Options, auto_resume: bool) -> Result:
 
 
 def train(options: Options, auto_resume: bool, accelerator: Accelerator) -> BaseModel:
-    """The trainer after its run."""
+    """The trainer after its run, which no other process may start or resume meanwhile."""
+    from gdpo_sr.trainer.run_lock import run_lock
+    from gdpo_sr.utils.logger import get_logger
+
+    paths = ExperimentPaths(options.path.experiments_root, options.name)
+    if not accelerator.is_main_process:
+        return _train(options, paths, auto_resume, accelerator)
+    with run_lock(paths.folder, get_logger()):
+        return _train(options, paths, auto_resume, accelerator)
+
+
+def _train(
+    options: Options, paths: ExperimentPaths, auto_resume: bool, accelerator: Accelerator
+) -> BaseModel:
+    """All that can be refused comes first, then the first file is written."""
     from accelerate.utils import set_seed
 
     from gdpo_sr.trainer.processes import log_processes
 
     set_seed(options.manual_seed)
-    paths = ExperimentPaths(options.path.experiments_root, options.name)
     resume = auto_resume or options.path.resume_state is not None
+    text = dump_options(options)
+    changes = check_resumed(paths.options_file, text) if resume else []
     model = model_class(options)(options, paths, accelerator)
     folder = model.load_newest(auto_resume) if resume else None
     if accelerator.is_main_process:
-        archived = paths.prepare(dump_options(options), resume)
+        model.check_space()
+        archived = paths.prepare(text, resume)
         if archived is not None:
             model.logger.info("the earlier run of this name is now %s", archived)
     accelerator.wait_for_everyone()
     model.open_logs()
     log_processes(accelerator, model.logger)
+    for sentence in changes:
+        model.logger.warning(sentence)
     if folder is not None:
         model.settle(folder)
     elif resume:

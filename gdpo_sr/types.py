@@ -17,6 +17,8 @@ if TYPE_CHECKING:  # commands that only print their help need no torch
 class GDPOSRError(Exception):
     """Base of every error that a user can mend; its message is one line with the remedy."""
 
+    exit_status = 2
+
 
 class OptionError(GDPOSRError):
     """An option is misspelt, out of range or contradicts another one."""
@@ -40,6 +42,12 @@ class CheckpointError(GDPOSRError):
 
 class ProcessError(GDPOSRError):
     """Another process of the run ended or does not answer."""
+
+
+class DivergedError(GDPOSRError):
+    """Training went wrong so often that it was ended."""
+
+    exit_status = 3
 
 
 @dataclass

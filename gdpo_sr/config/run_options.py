@@ -61,6 +61,25 @@ class SchedulerOptions(OptionGroup):
     eta_min: float = Field(0.0, ge=0, description="Learning rate at the end of cosine.")
 
 
+class DivergenceOptions(OptionGroup):
+    """When a run has gone wrong and ends, with exit status 3: loss, gradient or weights are not
+    finite, no group has a preference, a reward fails or ties on every candidate.
+    """
+
+    window: int = Field(50, ge=1, description="Last updates that are looked at.")
+    limit: int = Field(
+        20, ge=1, description="Troubled ones among them that end the run, or half of a short run."
+    )
+
+    @model_validator(mode="after")
+    def _limit_fits(self) -> DivergenceOptions:
+        if self.limit > self.window:
+            raise ValueError(
+                f"limit = {self.limit} must not exceed window = {self.window}: change one"
+            )
+        return self
+
+
 class RunOptions(OptionGroup):
     """One run of any stage."""
 
@@ -96,6 +115,9 @@ class RunOptions(OptionGroup):
     )
     ema_decay: float = Field(
         0.0, ge=0, lt=1, description="Decay of the moving average of the adapters; 0: off."
+    )
+    divergence: DivergenceOptions = Field(
+        default_factory=DivergenceOptions, description="When a run has gone wrong and ends."
     )
 
     @model_validator(mode="after")

@@ -227,6 +227,12 @@ class NAOSDModel(BaseModel):
             self.validation.remember_base()
         super()._load_state(state, source)
 
+    def model_bytes(self) -> int:
+        """With `train.generator: full` the whole model's."""
+        if self.adapters is not None:
+            return super().model_bytes()
+        return sum(4 * p.numel() for p in self.generator.parameters())
+
     def save_model(self, name: str) -> None:
         """Adapters, or the whole model in diffusers layout, as `models/<name>`."""
         folder = self.paths.models / name

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -163,6 +164,24 @@ class GDPOModel(BaseModel):
             self.loss.scale.load_state_dict(state["scale"])
         self.alarms.load_state_dict(state["alarms"])
         self.stop_early = state["stop_early"]
+
+    def symptoms(self, logs: dict[str, float]) -> dict[str, str]:
+        """Rewards that say nothing of any candidate, and groups without any preference."""
+        found = {}
+        for name in self.rewards:
+            if math.isnan(logs[f"metric_{name}"]):
+                found[f"reward {name} failed on every candidate"] = (
+                    "datasets.train.gt_size as large as the metric needs, or another reward"
+                )
+            elif logs[f"tied_{name}"] == 1:
+                found[f"reward {name} is the same for every candidate"] = (
+                    "candidates that differ more (network_g.t_add), or another reward"
+                )
+        if logs["skipped_groups"] >= self.options.datasets.train.batch_size:
+            found["no group has a preference, so nothing is learnt"] = (
+                "candidates that differ more (network_g.t_add), or other rewards"
+            )
+        return found
 
     def progress(self, logs: dict[str, float]) -> dict[str, float]:
         """The mean of every rewarded metric of the group."""

@@ -23,6 +23,7 @@ from gdpo_sr.data.loader import make_loader
 from gdpo_sr.generators.dropout import without_dropout
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
 from gdpo_sr.trainer.build_data import build_degradation, build_training_set
+from gdpo_sr.trainer.health import Health, causes_of
 from gdpo_sr.trainer.optimization import NetworkUpdate
 from gdpo_sr.trainer.processes import agree, spreads_weights
 from gdpo_sr.trainer.random_sources import RandomSources
@@ -37,7 +38,7 @@ from gdpo_sr.trainer.report import (
 from gdpo_sr.trainer.resumable import Resumable
 from gdpo_sr.trainer.stop_signal import StopSignal
 from gdpo_sr.trainer.validation import PairedValidation
-from gdpo_sr.types import LossOutput, SRBatch
+from gdpo_sr.types import DivergedError, GDPOSRError, LossOutput, SRBatch
 from gdpo_sr.utils.logger import get_logger
 from gdpo_sr.utils.timing import Timer
 
@@ -96,6 +97,7 @@ class BaseModel(Resumable, ABC):
         self.degrade = build_degradation(options)
         self.log = TrainingLog(options.logger, self.logger, train.total_iter)
         self.states = self.open_states()
+        self.health = Health(train.divergence, train.total_iter, self.logger)
 
     # What a stage provides -------------------------------------------------------------------
 
@@ -132,6 +134,10 @@ class BaseModel(Resumable, ABC):
 
     def judge(self, comparison: Comparison, pictures: Pictures) -> dict[str, Any]:
         """Act on a validation (main process only). Returns what is kept beside its figures."""
+        return {}
+
+    def symptoms(self, logs: dict[str, float]) -> dict[str, str]:
+        """What else is wrong with an update, and what to try."""
         return {}
 
     def progress(self, logs: dict[str, float]) -> dict[str, float]:
@@ -177,6 +183,16 @@ class BaseModel(Resumable, ABC):
 
     def fit(self) -> bool:
         """Train to the end. Returns False if a signal stopped the run; its state is saved then."""
+        try:
+            self.finished = self._fit()
+        except SystemExit as error:
+            raise GDPOSRError(
+                f"update {self.iteration + 1}: a reward, a metric or its library ended the program "
+                f"(sys.exit({error.code})): mend it, then go on with --auto_resume"
+            ) from error
+        return self.finished
+
+    def _fit(self) -> bool:
         if self.iteration == 0 or self._validation_is_due:
             self.validate()
         if not self._train():
@@ -184,7 +200,6 @@ class BaseModel(Resumable, ABC):
             return False
         if not self._validation_is_due or not self.stop_early:
             self.validate()
-        self.finished = True
         return True
 
     def _train(self) -> bool:
@@ -194,6 +209,7 @@ class BaseModel(Resumable, ABC):
             while self.iteration < o.train.total_iter and not self.stop_early:
                 logs, stopping = agree(self._update(batches), stop.requested, self.accelerator)
                 self.log.update(self.iteration, logs, self.progress(logs), bar)
+                self._check_health(logs)
                 done = self.iteration == o.train.total_iter
                 regular = self.iteration % o.logger.save_checkpoint_freq == 0
                 if regular or stopping or done or self._validation_is_due:
@@ -204,6 +220,21 @@ class BaseModel(Resumable, ABC):
                     with stop.at_once() if self.world == 1 else ExitStack():
                         self.validate()
         return True
+
+    def _check_health(self, logs: dict[str, float]) -> None:
+        """Raise DivergedError if too many updates went wrong; the same in all processes."""
+        finite = all(update.is_finite() for update in [self.weight_update, *self.beside.values()])
+        causes = {**causes_of(logs, finite), **self.symptoms(logs)}
+        self.health.note(self.iteration, causes)
+        if (cause := self.health.verdict()) is None:
+            return
+        good = self.states.healthy
+        state = "none was saved" if good is None else str(self.states.folder_of(good))
+        raise DivergedError(
+            f"update {self.iteration}: {cause} in {len(self.health.seen[cause])} of the last "
+            f"{self.health.window} updates: the run ends. Last healthy state: {state}. Try: "
+            f"{causes.get(cause, 'a healthy state')}; go on from it with path.resume_state"
+        )
 
     @property
     def _validation_is_due(self) -> bool:
@@ -253,7 +284,7 @@ class BaseModel(Resumable, ABC):
     def _step(self) -> dict[str, float]:
         """Update every network."""
         update = self.weight_update
-        logs = {"gradient_norm": update.step(), "lr": update.learning_rate}
+        logs = {"lr": update.learning_rate, "gradient_norm": update.step()}
         logs["skipped_updates"] = float(update.skipped)
         for name, other in self.beside.items():
             logs[f"{name}_gradient_norm"] = other.step()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from torch import nn
 from gdpo_sr.config.paths import ExperimentPaths
 from gdpo_sr.config.schema import Options
 from gdpo_sr.trainer.alarms import relative_gain
+from gdpo_sr.trainer.health import Health
 from gdpo_sr.trainer.optimization import NetworkUpdate
 from gdpo_sr.trainer.random_sources import RandomSources
 from gdpo_sr.trainer.report import Comparison, mean
 from gdpo_sr.trainer.state import StateFolder, check_state, load_state
+from gdpo_sr.types import CheckpointError
 
 
 class Resumable:
@@ -32,6 +35,7 @@ class Resumable:
     weight_update: NetworkUpdate
     beside: dict[str, NetworkUpdate]
     states: StateFolder
+    health: Health
     latest: str
     iteration: int
     rank: int
@@ -64,12 +68,41 @@ class Resumable:
         others = [other.parameters for other in self.beside.values()]
         return {name: p for part in [self.trained, *others] for name, p in part.items()}
 
+    def model_bytes(self) -> int:
+        """About the size of what `save_model` writes."""
+        return sum(4 * p.numel() for p in self.trained.values())
+
+    def check_space(self) -> None:
+        """Refuse to start where two checkpoints do not fit on the disk.
+
+        Raises:
+            CheckpointError: they do not.
+        """
+        copies = 4 if self.options.train.ema_decay else 3  # weights and AdamW's two moments
+        trained = sum(4 * p.numel() for p in self.all_trained.values())
+        need = 2 * (copies * trained + 2 * self.model_bytes())
+        folder = self.paths.folder
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+        free = shutil.disk_usage(existing).free
+        if free < need:
+            raise CheckpointError(
+                f"'{folder}': {free / 2**20:.0f} MiB are free, and two checkpoints take "
+                f"{need / 2**20:.0f} MiB: free space, or choose another path.experiments_root"
+            )
+
     # Save ------------------------------------------------------------------------------------
 
     def save_checkpoint(self) -> None:
         """Everything the run needs to go on, then the model that users load."""
+        if self.health.is_good(self.iteration):
+            self.states.healthy = self.iteration
         state = self._state()
         if self.accelerator.is_main_process:
+            if not self.paths.folder.is_dir():
+                raise CheckpointError(
+                    f"'{self.paths.folder}' is gone, deleted or moved while its run trained: put "
+                    "it back and start again with --auto_resume"
+                )
             self.states.save(self.iteration, state)
             self._save_models()
             self.states.drop_old()
@@ -86,6 +119,7 @@ class Resumable:
             "random": gather_object([self.random.state_dict()]),
             "beside": {name: other.state_dict() for name, other in self.beside.items()},
             "kept": kept,
+            "health": self.health.state_dict(),
             "extra": self.extra_state(),
         }
 
@@ -94,7 +128,7 @@ class Resumable:
         run's.
         """
         names = [self.latest]
-        if (self.states.states / f"{self.iteration:07d}").is_dir():
+        if self.states.folder_of(self.iteration).is_dir():
             names.insert(0, self.states.model_of(self.iteration))
         with self.weight_update.average.applied():
             for name in names:
@@ -160,6 +194,7 @@ class Resumable:
         kept = state.get("kept", {})
         self.states.best, self.states.healthy = kept.get("best"), kept.get("healthy")
         self.best_gain = kept.get("gain")
+        self.health.load_state_dict(state.get("health", {}))
 
     def settle(self, folder: Path) -> None:
         """After `load_newest`: move later states aside, and write the models of this one again,

@@ -56,13 +56,17 @@ class StateFolder:
     best: int | None = None
     healthy: int | None = None
 
+    def folder_of(self, iteration: int) -> Path:
+        """Where a state is."""
+        return self.states / f"{iteration:07d}"
+
     def model_of(self, iteration: int) -> str:
         """Name of a state's model."""
         return self.latest.replace("latest", f"{iteration:07d}")
 
     def save(self, iteration: int, state: dict[str, Any]) -> Path:
         """Write a state, whole or not at all."""
-        target = self.states / f"{iteration:07d}"
+        target = self.folder_of(iteration)
         with new_folder(target) as folder:
             try:
                 torch.save(state, folder / STATE_FILE)

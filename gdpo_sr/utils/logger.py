@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
@@ -23,6 +24,13 @@ class _Console(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         tqdm.write(self.format(record), file=sys.stderr)
+
+
+class _File(RotatingFileHandler):
+    """A log file of bounded size."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, logging's name
+        """Lines that do not fit on a full disk are lost; the console has them."""
 
 
 def get_logger(
@@ -44,6 +52,16 @@ def get_logger(
     return logger
 
 
+class _Nothing:
+    """A writer on a disk that is full."""
+
+    def add_scalar(self, *_: object) -> None: ...
+
+    def add_image(self, *_: object) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class ScalarLog:
     """Numbers and pictures of a run as TensorBoard events in `folder`.
 
@@ -59,16 +77,28 @@ class ScalarLog:
 
     def add_scalars(self, values: Mapping[str, float | torch.Tensor], step: int) -> None:
         """Write one curve point per name; "train/loss" groups a curve under "train"."""
-        for tag, value in values.items():
-            self._writer.add_scalar(tag, float(value), step)
+        with self._while_it_can_be_written():
+            for tag, value in values.items():
+                self._writer.add_scalar(tag, float(value), step)
 
     def add_image(self, tag: str, image: torch.Tensor, step: int) -> None:
         """Write a picture (3, H, W), RGB in [0, 1]."""
-        self._writer.add_image(tag, image.detach().float().clamp(0, 1).cpu(), step)
+        with self._while_it_can_be_written():
+            self._writer.add_image(tag, image.detach().float().clamp(0, 1).cpu(), step)
 
     def close(self) -> None:
         """Write what is still held back and close the file."""
-        self._writer.close()
+        with self._while_it_can_be_written():
+            self._writer.close()
+
+    @contextmanager
+    def _while_it_can_be_written(self) -> Iterator[None]:
+        """Curves are worth a warning, not a run."""
+        try:
+            yield
+        except OSError as error:
+            self._writer = _Nothing()
+            logging.getLogger(NAME).warning("no more TensorBoard events: %s", error)
 
 
 def _attach(logger: logging.Logger, handler: logging.Handler) -> None:
@@ -83,5 +113,5 @@ def _set_file(logger: logging.Logger, path: Path) -> None:
         logger.removeHandler(handler)
         handler.close()
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=2, encoding="utf-8")
+    handler = _File(path, maxBytes=LOG_BYTES, backupCount=2, encoding="utf-8")
     _attach(logger, handler)

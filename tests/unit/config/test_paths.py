@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from gdpo_sr.config.paths import ExperimentPaths, changed_keys
+from gdpo_sr.config.paths import ExperimentPaths
 from gdpo_sr.types import OptionError
 
 OLD = "name: a\ntrain: {total_iter: 5, optim_g: {lr: 1e-4}}\nlogger: {print_freq: 1}\n"
@@ -47,26 +47,10 @@ def test_resume_keeps_the_run(tmp_path, caplog):
     assert paths.options_file.read_text() == longer
 
 
-def test_resume_with_other_options_warns(tmp_path, caplog):
-    paths = ExperimentPaths(tmp_path, "a")
-    paths.prepare(OLD, resume=False)
-    with caplog.at_level(logging.WARNING):
-        paths.prepare(OLD.replace("1e-4", "2e-4") + "scale: 2\n", resume=True)
-    assert len(caplog.records) == 1
-    assert caplog.records[0].getMessage().endswith("started with: scale, train.optim_g.lr")
-
-
 def test_resume_without_a_run_starts_one(tmp_path):
     paths = ExperimentPaths(tmp_path, "a")
     assert paths.prepare(OLD, resume=True) is None
     assert paths.options_file.exists()
-
-
-def test_changed_keys():
-    old = {"train": {"total_iter": 1, "rank": 4}, "val": {"a": 1}, "datasets": {"val": {"seed": 0}}}
-    new = {"train": {"total_iter": 2, "rank": 4}, "val": {"a": 2}, "datasets": {"val": {"seed": 1}}}
-    assert changed_keys(old, new) == ["datasets.val.seed"]
-    assert changed_keys({}, {"path": {"x": 1}, "extra": {}}) == ["extra"]
 
 
 def test_unwritable_root_is_one_line(tmp_path):

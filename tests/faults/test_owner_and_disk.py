@@ -1,0 +1,93 @@
+"""One owner of a run; a disk that is full, read-only or gone."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import resource
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from gdpo_sr.stage2.gdpo_model import GDPOModel
+from gdpo_sr.trainer.run_lock import run_lock
+from gdpo_sr.types import CheckpointError, OptionError
+from tests.faults.runs import forked, outcome, train
+from tests.integration.test_training import build
+
+LOGGER = logging.getLogger("test")
+
+
+@pytest.mark.parametrize("flags", [(), ("--auto_resume",)])
+def test_a_second_start_is_refused(base: Path, tmp_path: Path, flags: tuple[str, ...], capsys):
+    with run_lock(tmp_path / "run", LOGGER):
+        (tmp_path / "run").mkdir()
+        assert train("stage2", base, tmp_path, *flags) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert f"process {os.getpid()} on {os.uname().nodename}" in line
+    assert list(tmp_path.iterdir()) == [tmp_path / "run"] and not list((tmp_path / "run").iterdir())
+
+
+def test_the_lock_of_a_dead_process_is_taken_over(tmp_path: Path, caplog):
+    def hold_and_die() -> int:
+        with run_lock(tmp_path / "run", LOGGER):
+            os.kill(os.getpid(), 9)
+        return 0
+
+    assert forked(hold_and_die) == -9
+    with caplog.at_level(logging.WARNING), run_lock(tmp_path / "run", LOGGER):
+        assert json.loads((tmp_path / ".run.lock").read_text())["pid"] == os.getpid()
+    assert "which is gone, is taken over" in caplog.text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_live_lock_is_held_against_other_processes(tmp_path: Path):
+    def attempt() -> int:
+        try:
+            with run_lock(tmp_path / "run", LOGGER):
+                return 0
+        except OptionError:
+            return 7
+
+    with run_lock(tmp_path / "run", LOGGER):
+        time.sleep(0.01)
+        assert forked(attempt) == 7
+    assert forked(attempt) == 0
+
+
+def test_free_space_is_checked_before_anything_is_written(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    assert train("stage2", base, tmp_path) == 2
+    assert "0 MiB are free, and two checkpoints take" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_full_disk_ends_the_run_with_a_line_and_leaves_it_resumable(base: Path, tmp_path: Path):
+    """A limit on the size of files stands for the disk; the second state is larger than it."""
+    assert train("stage2", base, tmp_path / "whole") == 0
+    assert train("stage2", base, tmp_path, train__total_iter=1) == 0
+    size = (tmp_path / "run" / "training_states" / "0000001" / "state.pt").stat().st_size
+
+    def with_little_room() -> int:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, resource.RLIM_INFINITY))
+        return train("stage2", base, tmp_path, "--auto_resume")
+
+    assert forked(with_little_room) == 2
+    assert [f.name for f in (tmp_path / "run" / "training_states").iterdir()] == ["0000001"]
+    assert train("stage2", base, tmp_path, "--auto_resume") == 0
+    whole, found = outcome(tmp_path / "whole" / "run"), outcome(tmp_path / "run")
+    assert {name: found.get(name) for name in whole} == whole
+
+
+def test_a_deleted_folder_is_a_line(base: Path, tmp_path: Path):
+    model: GDPOModel = build(base, tmp_path)
+    shutil.rmtree(model.paths.folder)
+    with pytest.raises(CheckpointError, match="is gone"):
+        model.save_checkpoint()
+    assert not model.paths.folder.exists()

@@ -1,0 +1,160 @@
+"""Going on: from which state, with which options, and what is left of the others."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+
+from gdpo_sr.config.load import dump_options, load_options
+from gdpo_sr.config.resume_rules import RULES, changes_of, flatten, rule_of
+from gdpo_sr.config.yaml_file import parse_yaml
+from tests.faults.runs import FILES, log_of, outcome, times, train
+from tests.integration.test_training import build
+
+
+def states(run: Path) -> list[str]:
+    return sorted(f.name for f in (run / "training_states").iterdir())
+
+
+def test_states_of_an_abandoned_branch_are_set_aside(base: Path, tmp_path: Path):
+    """Going on from 1 of 1, 2, 3: neither retention nor --auto_resume takes the old 2 and 3."""
+    run = tmp_path / "run"
+    assert train("stage2", base, tmp_path, logger__keep_checkpoints=3) == 0
+    assert states(run) == ["0000001", "0000002", "0000003"]
+    first = run / "training_states" / "0000001"
+    changes = {"path__resume_state": first, "train__total_iter": 2, "logger__keep_checkpoints": 1}
+    assert train("stage2", base, tmp_path, **changes) == 0
+    kept, aside = [s for s in states(run) if s.isdigit()], [s for s in states(run) if "aside" in s]
+    assert kept[-1] == "0000002" and "0000003" not in kept and len(aside) == 1
+    moved = run / "training_states" / aside[0]
+    assert sorted(f.name for f in moved.iterdir()) == ["0000002", "0000003"]
+    assert sorted(f.name for f in (run / "models" / aside[0]).iterdir()) == [
+        "lora_0000002",
+        "lora_0000003",
+    ]
+    assert "states after 1 are now in" in log_of(run)
+
+
+def test_every_kept_state_has_its_model(base: Path, tmp_path: Path):
+    """The newest two, and the best validated one, whatever its age."""
+    assert train("stage2", base, tmp_path, train__total_iter=5, val__val_freq=1) == 0
+    kept = [int(s) for s in states(tmp_path / "run")]
+    assert kept[-2:] == [4, 5] and len(kept) <= 3
+    models = {f.name for f in (tmp_path / "run" / "models").iterdir()}
+    assert models == {"lora_latest", *(f"lora_{i:07d}" for i in kept)}
+
+
+@pytest.mark.parametrize("harm", ["flip", "cut", "empty", "foreign"])
+def test_a_bad_newest_state_is_named_and_the_one_before_is_used(
+    harm: str, base: Path, tmp_path: Path
+):
+    assert train("stage2", base, tmp_path) == 0
+    run = tmp_path / "run"
+    whole = outcome(run)
+    file = run / "training_states" / "0000003" / "state.pt"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    if harm == "foreign":
+        (file.parent / "SHA256SUMS").unlink()
+        torch.save({"weights": torch.zeros(3)}, file)
+    else:
+        file.write_bytes({"flip": bytes(data), "cut": bytes(data[:99]), "empty": b""}[harm])
+    assert train("stage2", base, tmp_path, "--auto_resume") == 0
+    assert "0000003" in log_of(run) and "the one before is tried" in log_of(run)
+    assert "training_states/0000002 at iteration 2" in log_of(run)
+    found = outcome(run)
+    assert {name: found[name] for name in whole} == whole
+    assert any("set_aside" in name and "state.pt" in name for name in found)  # nothing is deleted
+
+
+def test_no_good_state_is_an_error_and_writes_nothing(base: Path, tmp_path: Path, capsys):
+    assert train("stage2", base, tmp_path) == 0
+    for file in (tmp_path / "run").rglob("state.pt"):
+        file.write_bytes(b"")
+    before = {
+        f: f.stat().st_mtime_ns for f in (tmp_path / "run").rglob("*") if "log" not in f.parts
+    }
+    assert train("stage2", base, tmp_path, "--auto_resume", train__total_iter=9) == 2
+    assert "SHA-256" in capsys.readouterr().err.splitlines()[-1]
+    after = times(tmp_path / "run")
+    assert after == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"train__loss": "{type: gdpo, omega: auto}"},
+        {"train__loss": "{type: grpo}"},
+        {"train__lora__rank": 2},
+        {"train__lora__alpha": 2},
+        {"datasets__train__batch_size": 2},
+        {"train__accumulation": 2},
+        {"network_g__t_add": 300},
+        {"manual_seed": 5},
+        {"train__control": "permuted_advantages"},
+    ],
+    ids=str,
+)
+def test_refused_changes_are_one_line_and_write_nothing(
+    change: dict[str, object], base: Path, tmp_path: Path, capsys
+):
+    assert train("stage2", base, tmp_path, train__total_iter=1) == 0
+    before = {
+        f: f.stat().st_mtime_ns for f in (tmp_path / "run").rglob("*") if "log" not in f.parts
+    }
+    assert train("stage2", base, tmp_path, "--auto_resume", train__total_iter=2, **change) == 2
+    [line] = [text for text in capsys.readouterr().err.splitlines() if text.startswith("error:")]
+    assert list(change)[0].replace("__", ".").split(".")[-1].split("_")[0] in line
+    after = times(tmp_path / "run")
+    assert after == before
+
+
+def test_told_changes_take_effect(base: Path, tmp_path: Path):
+    """Another learning rate is used, an average that was not kept starts at the weights."""
+    build(base, tmp_path).save_checkpoint()
+    changes = {"train__optim_g__lr": 3e-3, "train__optim_g__betas": "[0.5, 0.9]"}
+    model = build(base, tmp_path, train__ema_decay=0.9, train__grad_clip=0.5, **changes)
+    assert model.resume()
+    [group] = model.weight_update.optimizer.param_groups
+    assert (group["lr"], group["betas"]) == (3e-3, (0.5, 0.9))
+    assert model.weight_update.learning_rate == 3e-3
+    pairs = zip(model.weight_update.average.average, model.trained.values(), strict=True)
+    assert all(torch.equal(average, parameter) for average, parameter in pairs)
+    model.save_checkpoint()
+    assert build(base, tmp_path).resume()  # and back to no average
+
+
+def test_told_changes_are_named(base: Path, tmp_path: Path):
+    assert train("stage2", base, tmp_path, train__total_iter=1) == 0
+    changes = {"train__optim_g__lr": 3e-4, "path__pretrain_lora": tmp_path / "run"}
+    assert train("stage2", base, tmp_path, "--auto_resume", train__total_iter=2, **changes) == 0
+    text = log_of(tmp_path / "run")
+    assert "from here on: train.optim_g.lr" in text and "-> 0.0003" in text
+    assert "path.pretrain_lora has no effect" in text
+
+
+@pytest.mark.parametrize("stage", FILES)
+def test_every_option_has_a_rule(stage: str):
+    options = parse_yaml(dump_options(load_options(FILES[stage])), "options")
+    assert [key for key, _ in flatten(options) if rule_of(key) is None] == []
+
+
+def test_rules_are_all_reached():
+    """No rule stands behind one that takes all its options."""
+    for earlier, later in itertools.combinations(RULES, 2):
+        assert rule_of(later.pattern.replace("*", "x")) == later, (earlier, later)
+
+
+def test_changes():
+    old = {"train": {"total_iter": 1, "lora": {"rank": 4}, "loss": {"omega": 5}}, "scale": 4}
+    new = {"train": {"total_iter": 2, "lora": {"rank": 8}, "loss": {"omega": 6}}, "scale": 4}
+    found = {change.key: change.refused for change in changes_of(old, new)}
+    assert found == {"train.lora.rank": True, "train.loss.omega": False}
+    new["train"]["loss"]["omega"] = "auto"
+    assert {c.key for c in changes_of(old, new) if c.refused} == {
+        "train.lora.rank",
+        "train.loss.omega",
+    }
