@@ -9,17 +9,14 @@ import time
 from statistics import median
 
 import torch
-import torch.nn.functional as F
 
-from gdpo_sr.metrics import create_metric
+from gdpo_sr.metrics import PROTOCOLS, create_metric
 from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline
 from gdpo_sr.rewards.content_weights import texture_map, to_grey
 from gdpo_sr.trainer import alarms
 
-QUALITY = ("psnr_y", "ssim_y", "niqe", "piqe")
 MIDDLE = 256  # side of the middle part in which the spread is measured
 ON_LINE, NEARBY = (0, 1), (3, 8)  # distance from a spectral line, in frequency steps, both included
-Y_WEIGHTS, Y_OFFSET = (65.481, 128.553, 24.966), 16.0  # of YCbCr, for RGB in [0, 1]
 
 
 def rounded(images: torch.Tensor) -> torch.Tensor:
@@ -27,56 +24,23 @@ def rounded(images: torch.Tensor) -> torch.Tensor:
     return (images.clamp(0, 1) * 255).round() / 255
 
 
-def luma(images: torch.Tensor) -> torch.Tensor:
-    """Y of YCbCr (N, 1, H, W), 16 to 235, float64."""
-    weights = images.new_tensor(Y_WEIGHTS, dtype=torch.float64).view(1, 3, 1, 1)
-    return (images.double() * weights).sum(1, keepdim=True) + Y_OFFSET
-
-
-def ssim_y(images: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
-    """SSIM of (N, 3, H, W) and (1, 3, H, W) on Y; (N,). Wang et al. 2004, no crop, Y at levels.
-
-    The project's metric `ssim_y` with its window in two passes: a tenth of the time.
-    """
-    x, y = luma(images).round(), luma(hr).round()
-    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    mean_x, mean_y = _window(x), _window(y)
-    variance_x = _window(x * x) - mean_x**2
-    variance_y = _window(y * y) - mean_y**2
-    covariance = _window(x * y) - mean_x * mean_y
-    contrast = ((2 * covariance + c2) / (variance_x + variance_y + c2)).relu()
-    light = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
-    return (light * contrast).mean((1, 2, 3))
-
-
-def _window(images: torch.Tensor) -> torch.Tensor:
-    """Gaussian of 11 px and sigma 1.5 where it fits, one axis after the other."""
-    steps = torch.arange(-5, 6, dtype=images.dtype)
-    kernel = (-(steps**2) / (2 * 1.5**2)).exp()
-    kernel = kernel / kernel.sum()
-    return F.conv2d(F.conv2d(images, kernel.view(1, 1, 11, 1)), kernel.view(1, 1, 1, 11))
-
-
 class Quality:
     """PSNR-Y (dB), SSIM-Y, NIQE and PIQE as `evaluate.py --protocol offline` scores them."""
 
     def __init__(self) -> None:
-        self._metrics = {name: create_metric(name) for name in QUALITY if name != "ssim_y"}
+        self.metrics = {name: create_metric(name) for name in PROTOCOLS["offline"]}
 
-    def __call__(self, images: torch.Tensor, hr: torch.Tensor) -> dict[str, torch.Tensor]:
-        """(N,) by name, of images (N, 3, H, W) against hr (1, 3, H, W).
+    def __call__(self, images: torch.Tensor, hr: torch.Tensor) -> dict[str, float]:
+        """Means by name, of images (N, 3, H, W) against hr (1, 3, H, W)."""
+        paired = (images, hr.expand_as(images))
+        return {name: float(metric(*paired).mean()) for name, metric in self.metrics.items()}
 
-        One picture at a time: NIQE and PIQE are a third slower on eight at once.
-        """
-        rows = [self._one(image[None], hr) for image in images]
-        return {name: torch.tensor([row[name] for row in rows]) for name in QUALITY}
-
-    def _one(self, image: torch.Tensor, hr: torch.Tensor) -> dict[str, float]:
-        found = {name: float(metric(image, hr)) for name, metric in self._metrics.items()}
-        return {**found, "ssim_y": float(ssim_y(image, hr))}
+    def psnr(self, images: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
+        """PSNR-Y (N,) of each picture as an 8-bit file."""
+        return self.metrics["psnr_y"](rounded(images), hr.expand_as(images))
 
 
-def spread(images: torch.Tensor, hr: torch.Tensor) -> dict[str, float]:
+def spread(images: torch.Tensor, hr: torch.Tensor, quality: Quality) -> dict[str, float]:
     """Standard deviation over noises of (N, 3, H, W) in the middle of the picture.
 
     Returns:
@@ -86,11 +50,10 @@ def spread(images: torch.Tensor, hr: torch.Tensor) -> dict[str, float]:
     images, hr = _middle(images), _middle(hr)
     deviation = images.std(0).mean(0) * 255
     textured = texture_map(hr)[0, 0] > 0
-    error = (luma(rounded(images)) - luma(hr)).square().mean((1, 2, 3))
     return {
         "textured": float(deviation[textured].mean()),
         "smooth": float(deviation[~textured].mean()),
-        "psnr_spread": float((-10 * error.log10()).std()),
+        "psnr_spread": float(quality.psnr(images, hr).std()),
     }
 
 

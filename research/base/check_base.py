@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from base_measures import QUALITY, Quality, pattern, rounded, seconds_for_512, spread
+from base_measures import Quality, pattern, rounded, seconds_for_512, spread
 from base_methods import (
     SCALE,
     Method,
@@ -34,8 +34,10 @@ from base_methods import (
 from tqdm import tqdm
 
 from gdpo_sr.cli import run_main
+from gdpo_sr.metrics import PROTOCOLS
 from gdpo_sr.utils.image_io import read_image
 
+QUALITY = PROTOCOLS["offline"]
 QUALITY_BOUNDS = {
     "val": (24.7, 0.635, 4.3, 28.0),
     "realsr": (25.9, 0.772, 6.4, 43.0),
@@ -86,9 +88,8 @@ def measure_picture(
 ) -> Figures:
     """Figures of one picture's restorations (N, 3, H, W) in [0, 1] beside hr (3, H, W)."""
     levels = rounded(images)
-    scores = {name: float(values.mean()) for name, values in quality(levels, hr[None]).items()}
-    own = spread(images, hr[None]) if len(images) > 1 else {}
-    return {**scores, **own, **pattern(levels[0], hr, period)}
+    own = spread(images, hr[None], quality) if len(images) > 1 else {}
+    return {**quality(levels, hr[None]), **own, **pattern(levels[0], hr, period)}
 
 
 def mean_figures(rows: Sequence[Figures]) -> Figures:

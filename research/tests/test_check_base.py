@@ -49,20 +49,13 @@ def test_lines_by_hand():
     assert found == [4, 3, 2, 1, 0, 1, 2, 1, 0, 1, 2, 1, 0, 1, 2, 3]
 
 
-def test_ssim_is_the_metric_of_the_project():
+def test_quality_is_the_mean_over_noises():
     hr = grained(3, 96)[None]
-    images = torch.cat([hr * 0.9, grained(5, 96)[None], hr])
-    expected = create_metric("ssim_y")(images, hr.expand_as(images))
-    assert base_measures.ssim_y(images, hr).tolist() == pytest.approx(expected.tolist(), abs=1e-5)
-
-
-def test_psnr_of_the_spread_is_the_metric_of_the_project():
-    hr = grained(3, 96)[None]
-    images = torch.cat([hr + 0.02, hr + 0.05]).clamp(0, 1)
-    metric = create_metric("psnr_y")
-    expected = metric(base_measures.rounded(images), hr.expand_as(images)).std()
-    found = base_measures.spread(images, hr)["psnr_spread"]
-    assert found == pytest.approx(float(expected), abs=1e-4)
+    images = torch.cat([hr * 0.9, grained(5, 96)[None]])
+    found = base_measures.Quality()(images, hr)
+    for name in ("psnr_y", "niqe"):
+        expected = create_metric(name)(images, hr.expand_as(images)).mean()
+        assert found[name] == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_spread_by_hand():
@@ -71,9 +64,13 @@ def test_spread_by_hand():
     hr[..., 100:] = 0.5
     gap = torch.full((1, 1, 1, 200), 0.2)
     gap[..., 100:] = 0.02
-    found = base_measures.spread(torch.cat([hr, hr + gap]), hr)
+    quality = base_measures.Quality()
+    found = base_measures.spread(torch.cat([hr + gap / 2, hr + gap * 1.5]), hr, quality)
     assert found["textured"] == pytest.approx(255 * 0.2 / math.sqrt(2), rel=1e-4)
     assert found["smooth"] == pytest.approx(255 * 0.02 / math.sqrt(2), rel=1e-4)
+    hr = base_measures.rounded(hr)
+    one = base_measures.spread(torch.cat([hr + 5 / 255, hr + 10 / 255]), hr, quality)
+    assert one["psnr_spread"] == pytest.approx(20 * math.log10(2) / math.sqrt(2), rel=1e-3)
 
 
 def test_bounds_by_hand():
