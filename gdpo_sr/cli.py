@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import io
 import sys
 from collections.abc import Callable, Sequence
 
@@ -34,6 +35,9 @@ def run_main(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | 
     Returns:
         What `main` returns, 2 after a GDPOSRError, 3 after a run that diverged, 130 after Ctrl-C.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that it cannot show is no failure
+            stream.reconfigure(errors="backslashreplace")
     try:
         return main(argv)
     except GDPOSRError as error:

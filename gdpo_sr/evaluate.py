@@ -41,7 +41,9 @@ def _parser() -> argparse.ArgumentParser:
         help="folders or pictures, one per method: FOLDER or NAME=FOLDER; the same NAME again, or"
         " a folder of folders, gives several runs (seeds) of it; a .json file of saved scores",
     )
-    add("-g", "--gt", help="picture or folder of ground truth, matched by name without suffix")
+    add("-g", "--gt", help=_GT_HELP)
+    add("-r", "--recursive", action="store_true", help="folders are trees; each is one run")
+    add("--allow_missing", action="store_true", help="leave out what is not in all folders")
     add(
         "--protocol",
         choices=PROTOCOLS,
@@ -56,3 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", default="cpu", help="where metrics are computed (cpu)")
     add("--allow_download", action="store_true", help="let pyiqa fetch weights that are missing")
     return parser
+
+
+_GT_HELP = (
+    "picture or folder of ground truth, matched by name without suffix; an ending that all results"
+    " have, as _x4, is left out"
+)

@@ -47,13 +47,14 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
 
 
 def write_file(file: str | Path, content: bytes | str) -> None:
-    """Write a file, text as UTF-8; parents are made.
+    """Write a file, text as UTF-8; parents are made. Bytes of file names that are no UTF-8 become
+    ``\\udc..`` in a text, which JSON reads back.
 
     Raises:
         CheckpointError: it cannot be written.
     """
     file = Path(os.path.realpath(file))
-    data = content.encode() if isinstance(content, str) else content
+    data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     with _told(file):
         recover(file)
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -128,7 +129,7 @@ def _put(temporary: Path, folder: Path) -> None:
 
 def _key(place: Path) -> str:
     """A short name of a path, so that no temporary one is too long for the file system."""
-    return f"{zlib.crc32(place.name.encode()):08x}"
+    return f"{zlib.crc32(os.fsencode(place.name)):08x}"
 
 
 def _temporary(place: Path) -> Path:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from gdpo_sr.evaluation import tables
-from gdpo_sr.evaluation.folders import read_inputs
+from gdpo_sr.evaluation.folders import Matching, read_inputs
 from gdpo_sr.evaluation.html_report import write_report
 from gdpo_sr.evaluation.results import (
     Evaluation,
@@ -20,6 +20,7 @@ from gdpo_sr.evaluation.scoring import evaluate
 from gdpo_sr.evaluation.summary import choose_baseline, summary_record
 from gdpo_sr.metrics import PROTOCOLS, make_protocol
 from gdpo_sr.types import OptionError
+from gdpo_sr.utils.files import printable
 from gdpo_sr.writer import write_file
 
 
@@ -47,11 +48,16 @@ def write_files(folder: Path, evaluation: Evaluation, baseline: str) -> None:
 
 def _evaluation(args: argparse.Namespace) -> Evaluation:
     """What folders are scored now, beside what was saved before."""
-    sources, files = read_inputs(args.input)
+    if args.gt == "":
+        raise OptionError("-g '': give the picture or folder of the ground truth")
+    sources, files = read_inputs(args.input, args.recursive)
     parts = [load_json(path) for path in files]
     if sources:
         protocol = _protocol(args, parts)
-        parts.append(evaluate(sources, args.gt, protocol, args.device, args.allow_download))
+        matching = Matching(args.recursive, args.allow_missing)
+        parts.append(
+            evaluate(sources, args.gt, protocol, args.device, args.allow_download, matching)
+        )
     evaluation = merge(parts)
     if differing := version_differences(parts):
         print(f"warning: scored with different versions: {', '.join(differing)}", file=sys.stderr)
@@ -78,7 +84,7 @@ def _print(evaluation: Evaluation, baseline: str) -> None:
         tables.terminal_noises(evaluation),
         "\n".join(f"missing {m.name}: {m.missing}" for m in evaluation.metrics if m.missing),
     ]
-    print("\n\n".join(part for part in parts if part))
+    print(printable("\n\n".join(part for part in parts if part)))
 
 
 def _report_problems(evaluation: Evaluation, named: bool) -> int:
@@ -89,5 +95,5 @@ def _report_problems(evaluation: Evaluation, named: bool) -> int:
         for name, problem in run.problems.items()
     ]
     for line in found:
-        print(line, file=sys.stderr)
+        print(printable(line), file=sys.stderr)
     return 1 if found or (named and any(m.missing for m in evaluation.metrics)) else 0

@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from gdpo_sr.evaluation.results import in_order, natural_key, shorten
+from gdpo_sr.restore import manifest
+from gdpo_sr.restore.plan import UNCERTAINTY
 from gdpo_sr.types import DatasetError, OptionError
+from gdpo_sr.utils.files import printable
 from gdpo_sr.utils.image_io import list_images
 
 Sources = dict[str, list[Path]]
 """Folders (or single pictures) of each method, one per run."""
+Names = dict[str, Path]
+"""Pictures of a folder by their place in it, without the suffix."""
 
 
-def read_inputs(inputs: Sequence[str]) -> tuple[Sources, list[Path]]:
+@dataclass(frozen=True)
+class Matching:
+    """Which pictures belong together.
+
+    Attributes:
+        recursive: folders are trees, and a name is a place in the tree.
+        allow_missing: what some folder lacks is left out, and not an error.
+    """
+
+    recursive: bool = False
+    allow_missing: bool = False
+
+
+def read_inputs(inputs: Sequence[str], recursive: bool = False) -> tuple[Sources, list[Path]]:
     """Methods with their runs, and files of saved scores, from the values of `-i`.
 
     A value is a folder, a picture, NAME=folder, or a .json file of scores. A folder without a name
     is called after itself. Runs of one method: one NAME given several times, or a folder that holds
-    no picture and sub-folders that do. The order of the values does not matter.
+    no picture and sub-folders that do (with `recursive` that is a tree of one run). The order of
+    the values does not matter.
 
     Raises:
         OptionError: two folders that would share a name by chance, or one folder twice.
@@ -35,7 +56,7 @@ def read_inputs(inputs: Sequence[str]) -> tuple[Sources, list[Path]]:
             )
         if not is_named:
             unnamed[name] = path
-        sources.setdefault(name, []).extend(_runs(path))
+        sources.setdefault(name, []).extend([path] if recursive else _runs(path))
     for name, runs in sources.items():
         _check_distinct(name, runs)
         runs.sort(key=lambda run: natural_key(str(run)))
@@ -43,20 +64,26 @@ def read_inputs(inputs: Sequence[str]) -> tuple[Sources, list[Path]]:
 
 
 def match_names(
-    sources: Sources, ground_truth: str | None
-) -> tuple[dict[str, list[dict[str, Path]]], dict[str, Path]]:
-    """Pictures of every run, and of the ground truth, by name (the stem), all with equal names.
+    sources: Sources, ground_truth: str | None, matching: Matching
+) -> tuple[dict[str, list[Names]], Names, list[str]]:
+    """Pictures of every run, and of the ground truth, all with equal names, and names left out.
+
+    An ending that all names of a folder have beyond those of the ground truth, such as ``_x4``, is
+    taken away, and said.
 
     Raises:
-        DatasetError: a stem that occurs twice, or a name that some folder lacks; all are listed.
+        DatasetError: a name that occurs twice, or one that some folder lacks; all are listed.
     """
     if ground_truth and Path(ground_truth).is_file():
         name = Path(ground_truth).stem
         single = {m: [{name: run} for run in runs] for m, runs in sources.items()}
         if all(run.is_file() for runs in sources.values() for run in runs):
-            return single, {name: Path(ground_truth)}
-    found = {method: [_by_stem(run) for run in runs] for method, runs in sources.items()}
-    references = _by_stem(Path(ground_truth)) if ground_truth else {}
+            return single, {name: Path(ground_truth)}, []
+    references = _by_name(Path(ground_truth), matching) if ground_truth else {}
+    found = {
+        method: [_without_ending(run, _by_name(run, matching), references) for run in runs]
+        for method, runs in sources.items()
+    }
     folders = {
         str(run): pictures
         for method, runs in sources.items()
@@ -64,8 +91,12 @@ def match_names(
     }
     if ground_truth:
         folders[ground_truth] = references
-    _check_complete(folders)
-    return found, references
+    shared = set.intersection(*(set(names) for names in folders.values()))
+    left_out = sorted(set().union(*folders.values()) - shared, key=natural_key)
+    if left_out and not (matching.allow_missing and shared):
+        raise DatasetError(_mismatch(folders))
+    kept = {method: [_only(names, shared) for names in runs] for method, runs in found.items()}
+    return kept, _only(references, shared), left_out
 
 
 def _is_scores(value: str) -> bool:
@@ -74,6 +105,8 @@ def _is_scores(value: str) -> bool:
 
 def _split(value: str) -> tuple[str, Path, bool]:
     """(name, path, whether the name was given)."""
+    if not value:
+        raise DatasetError("-i: an empty path was given; give the path of a picture or a folder")
     name, sign, rest = value.partition("=")
     if sign and name and rest and "/" not in name and not Path(value).exists():
         return name, Path(rest), True
@@ -114,25 +147,56 @@ def _check_distinct(name: str, runs: list[Path]) -> None:
         raise OptionError(f"-i: '{name}' has the folder {twice[0]} twice; give each run once")
 
 
-def _by_stem(source: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in list_images(source):
-        if path.stem in found:
-            raise DatasetError(
-                f"{found[path.stem]} and {path} have the same stem; keep one of them"
-            )
-        found[path.stem] = path
+def _by_name(source: Path, matching: Matching) -> Names:
+    found: Names = {}
+    for path in list_images(source, matching.recursive):
+        place = path.relative_to(source) if source.is_dir() else Path(path.name)
+        name = place.with_suffix("").as_posix()
+        if _is_heat_map(source, place):
+            continue
+        if name in found:
+            raise DatasetError(f"{found[name]} and {path} have the same stem; keep one of them")
+        found[name] = path
     return in_order(found)
 
 
-def _check_complete(folders: dict[str, dict[str, Path]]) -> None:
+def _is_heat_map(source: Path, place: Path) -> bool:
+    """Whether `inference.py --uncertainty` wrote it beside the results."""
+    return place.parts[0] == UNCERTAINTY and (source / manifest.NAME).is_file()
+
+
+def _without_ending(folder: Path, names: Names, references: Names) -> Names:
+    """The names without the ending that they have beyond all of `references`, if there is one."""
+    ending = _common_ending(names, references)
+    if not ending:
+        return names
+    print(f"{folder}: names without their ending '{printable(ending)}'", file=sys.stderr)
+    return in_order({name.removesuffix(ending): path for name, path in names.items()})
+
+
+def _common_ending(names: Iterable[str], references: Iterable[str]) -> str:
+    """What all names have beyond a reference; empty where some are equal to one as they are."""
+    names, known = list(names), set(references)
+    if not known or known.intersection(names):
+        return ""
+    starts = ((name, start) for name in names for start in known if name.startswith(start))
+    endings = {name[len(start) :] for name, start in starts}
+    fitting = [e for e in endings if all(name.endswith(e) for name in names)]
+    return min(fitting, key=len, default="")
+
+
+def _only(names: Names, shared: set[str]) -> Names:
+    return {name: path for name, path in names.items() if name in shared}
+
+
+def _mismatch(folders: dict[str, Names]) -> str:
     everything = set().union(*folders.values())
     problems = []
     for folder in sorted(folders, key=natural_key):
         absent = sorted(everything - folders[folder].keys(), key=natural_key)
         if absent:
             problems.append(f"{folder} lacks {len(absent)} ({shorten(absent)})")
-    if problems:
-        raise DatasetError(
-            f"names do not match: {'; '.join(problems)}; give pictures of one scene the same name"
-        )
+    return (
+        f"names do not match: {'; '.join(problems)}; give pictures of one scene the same name, or "
+        "leave out what is not in all folders by --allow_missing"
+    )

@@ -11,9 +11,10 @@ from string import Template
 from typing import Any
 
 from gdpo_sr.evaluation import pictures, plots, tables
-from gdpo_sr.evaluation.results import Evaluation, natural_key, number
+from gdpo_sr.evaluation.results import Evaluation, natural_key, number, problem_lines
 from gdpo_sr.evaluation.statistics import RESAMPLES, mean_over
 from gdpo_sr.evaluation.summary import DIGITS, cells, differences, noise_range
+from gdpo_sr.utils.files import printable
 from gdpo_sr.writer import write_file
 
 
@@ -90,13 +91,16 @@ def _missing(evaluation: Evaluation) -> str:
         for m in evaluation.metrics
         if m.missing
     ]
+    word = "metric is" if len(entries) == 1 else "metrics are"
+    problems = [f"<li>{escape(printable(line))}</li>" for line in problem_lines(evaluation)]
+    summary = f"{len(entries)} {word} missing, and what to do about it"
+    return _details(summary, entries) + _details("Pictures without a score", problems)
+
+
+def _details(summary: str, entries: list[str]) -> str:
     if not entries:
         return ""
-    word = "metric is" if len(entries) == 1 else "metrics are"
-    return (
-        f"<details><summary>{len(entries)} {word} missing, and what to do about it</summary>"
-        f"<ul>{''.join(entries)}</ul></details>"
-    )
+    return f"<details><summary>{summary}</summary><ul>{''.join(entries)}</ul></details>"
 
 
 def _differences(evaluation: Evaluation, baseline: str) -> str:
@@ -125,11 +129,11 @@ def _differences(evaluation: Evaluation, baseline: str) -> str:
 def _difference_row(entry: Any, lower_better: bool, reach: float) -> str:
     better = (entry.mean < 0) == lower_better
     kind = ("better" if better else "worse") if entry.is_clear else "unclear"
-    interval = f"[{entry.low:+.{DIGITS}f}, {entry.high:+.{DIGITS}f}]"
+    interval = tables.interval_text(entry)
     bar = plots.interval_bar(entry.mean, entry.low, entry.high, reach)
     return (
         f'<tr class="{kind}"><th scope="row">{escape(entry.metric)}</th>'
-        f"<td>{escape(entry.method)}</td><td>{entry.mean:+.{DIGITS}f} <small>{kind}</small></td>"
+        f"<td>{escape(entry.method)}</td><td>{tables.signed(entry.mean)} <small>{kind}</small></td>"
         f"<td>{interval}</td><td>{bar}</td><td>{entry.better_on} of {entry.count}</td></tr>"
     )
 
@@ -144,7 +148,7 @@ def _noises(evaluation: Evaluation) -> str:
     for method, entries in ranges.items():
         count = len(evaluation.methods[method])
         for index, label in enumerate(("best", "mean", "worst")):
-            values = "".join(f"<td>{entries[m][index]:.{DIGITS}f}</td>" for m in metrics)
+            values = "".join(f"<td>{tables.plain(entries[m][index])}</td>" for m in metrics)
             rows.append(
                 f'<tr><th scope="row">{escape(method)}</th><td>{label} of {count}</td>{values}</tr>'
             )

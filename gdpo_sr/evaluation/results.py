@@ -60,6 +60,7 @@ class Evaluation:
         protocol: `Protocol.record()`.
         versions: of the packages that computed the numbers.
         references: ground truth by name; empty without.
+        left_out: names that some folder lacks, where that was allowed.
     """
 
     protocol: dict[str, Any]
@@ -67,6 +68,7 @@ class Evaluation:
     metrics: list[MetricInfo]
     methods: dict[str, list[Run]]
     references: dict[str, Path] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
 
     @property
     def names(self) -> list[str]:
@@ -117,7 +119,10 @@ def merge(evaluations: list[Evaluation]) -> Evaluation:
         methods |= other.methods
     infos = [_computed(group) for group in zip(*(e.metrics for e in evaluations), strict=True)]
     references = next((e.references for e in evaluations if e.references), {})
-    return Evaluation(first.protocol, first.versions, infos, in_order(methods), references)
+    left_out = sorted({name for e in evaluations for name in e.left_out}, key=natural_key)
+    return Evaluation(
+        first.protocol, first.versions, infos, in_order(methods), references, left_out
+    )
 
 
 def version_differences(evaluations: list[Evaluation]) -> list[str]:
@@ -138,12 +143,14 @@ def save_json(path: Path, evaluation: Evaluation, summary: Mapping[str, Any]) ->
         "versions": evaluation.versions,
         "metrics": {info.name: asdict(info) for info in evaluation.metrics},
         "summary": summary,
+        "left_out": evaluation.left_out,
         "ground_truth": {name: str(path) for name, path in evaluation.references.items()},
         "methods": {
             name: [_run_record(run) for run in runs] for name, runs in evaluation.methods.items()
         },
     }
-    write_file(path, json.dumps(content, indent=1, ensure_ascii=False, default=_plain) + "\n")
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False, default=_plain)
+    write_file(path, text + "\n")
 
 
 def load_json(path: Path) -> Evaluation:
@@ -165,6 +172,7 @@ def load_json(path: Path) -> Evaluation:
                 for name, records in content["methods"].items()
             },
             references={name: Path(file) for name, file in content["ground_truth"].items()},
+            left_out=list(content.get("left_out", [])),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
@@ -234,6 +242,20 @@ def _check_same_names(first: Evaluation, other: Evaluation) -> None:
             f"the files of scores hold different pictures: {shorten(different)} in one only;"
             " score the same set for all"
         )
+
+
+def problem_lines(evaluation: Evaluation) -> list[str]:
+    """Why pictures have no score, a line for each run and reason, with how many they are."""
+    lines = []
+    for method, runs in evaluation.methods.items():
+        for run in runs:
+            reasons: dict[str, list[str]] = {}
+            for name, problem in run.problems.items():
+                reasons.setdefault(problem, []).append(name)
+            where = f"{method} ({run.source})" if len(runs) > 1 else method
+            for reason, names in reasons.items():
+                lines.append(f"{where}: {len(names)} of {len(run.images)}: {reason}")
+    return lines
 
 
 def shorten(names: list[str], shown: int = 10) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from gdpo_sr.evaluation.folders import Sources, match_names
+from gdpo_sr.evaluation.folders import Matching, Sources, match_names
 from gdpo_sr.evaluation.results import Evaluation, MetricInfo, Run
 from gdpo_sr.metrics import (
     Metric,
@@ -34,14 +34,17 @@ def evaluate(
     protocol: Protocol,
     device: str = "cpu",
     allow_download: bool = False,
+    matching: Matching | None = None,
 ) -> Evaluation:
     """Score all pictures; one that cannot be read is noted in its run and the others go on.
+
+    `matching` says which pictures belong together.
 
     Raises:
         DatasetError: names that do not match.
         MetricError: an unknown metric, or none that can be computed.
     """
-    pictures, references = match_names(sources, ground_truth)
+    pictures, references, left_out = match_names(sources, ground_truth, matching or Matching())
     infos, metrics = build_metrics(protocol, device, allow_download)
     methods = {
         name: [Run(str(folder), images) for folder, images in zip(folders, found, strict=True)]
@@ -57,7 +60,8 @@ def evaluate(
     sets = [metric for metric in metrics.values() if isinstance(metric, SetMetric)]
     reasons = {metric.name: _score_sets(methods, references, metric) for metric in sets}
     infos = [replace(info, missing=reasons.get(info.name, info.missing)) for info in infos]
-    return Evaluation(protocol.record(), package_versions(), infos, methods, references)
+    versions = package_versions()
+    return Evaluation(protocol.record(), versions, infos, methods, references, left_out)
 
 
 def build_metrics(
@@ -101,7 +105,7 @@ def score_run(
             continue
         scores = {key: float(metric(image, target)) for key, metric in metrics.items()}
         run.scores[name] = scores
-        absent = [metric for metric, value in scores.items() if math.isnan(value)]
+        absent = [f"{m} ({metrics[m].reason})" for m, value in scores.items() if math.isnan(value)]
         if absent:
             run.problems[name] = f"no score of {', '.join(absent)}; left out of the mean"
         progress.update()

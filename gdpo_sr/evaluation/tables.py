@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 import sys
 from collections.abc import Callable, Sequence
 
-from gdpo_sr.evaluation.results import Evaluation, MetricInfo
-from gdpo_sr.evaluation.summary import DIGITS, Cell, cells, differences, noise_range
+from gdpo_sr.evaluation.results import Evaluation, MetricInfo, problem_lines
+from gdpo_sr.evaluation.summary import DIGITS, Cell, Difference, cells, differences, noise_range
+from gdpo_sr.utils.files import printable
 
 Mark = Callable[[str, int], str]
 """How the best (rank 1) and second best (rank 2) number is set off."""
@@ -38,13 +40,12 @@ def terminal_differences(evaluation: Evaluation, baseline: str) -> str:
         return ""
     rows = [["metric", "method", f"minus {baseline}", "95 % interval", "better on"]]
     for entry in found:
-        interval = f"[{entry.low:+.{DIGITS}f}, {entry.high:+.{DIGITS}f}]"
         rows.append(
             [
                 entry.metric,
                 entry.method,
-                f"{entry.mean:+.{DIGITS}f}",
-                interval + (" " if entry.is_clear else "?"),
+                signed(entry.mean),
+                interval_text(entry) + (" " if entry.is_clear else "?"),
                 f"{entry.better_on}/{entry.count}",
             ]
         )
@@ -58,7 +59,7 @@ def terminal_noises(evaluation: Evaluation) -> str:
     for method, entries in ranges.items():
         runs = str(len(evaluation.methods[method]))
         for metric, triple in entries.items():
-            rows.append([metric, method, runs, *(f"{value:.{DIGITS}f}" for value in triple)])
+            rows.append([metric, method, runs, *map(plain, triple)])
     return "\n".join(_aligned(rows)) if ranges else ""
 
 
@@ -68,29 +69,31 @@ def markdown(evaluation: Evaluation, baseline: str) -> str:
     """
     header = ["method", "n", *(f"{m.name} {_ARROWS[m.lower_better]}" for m in evaluation.metrics)]
     body = _method_rows(evaluation, _markdown_mark, "±", lambda metric: "missing")
-    parts = [_markdown_table([header, *body])]
+    parts = [_markdown_table([header, *([in_markdown(row[0]), *row[1:]] for row in body)])]
     gaps = differences(evaluation, baseline)
     if gaps:
-        rows = [["metric", "method", f"minus {baseline}", "95 % interval", "better on"]]
+        rows = [
+            ["metric", "method", f"minus {in_markdown(baseline)}", "95 % interval", "better on"]
+        ]
         for e in gaps:
-            shown = f"{e.mean:+.{DIGITS}f}"
-            interval = f"[{e.low:+.{DIGITS}f}, {e.high:+.{DIGITS}f}]"
+            shown = f"**{signed(e.mean)}**" if e.is_clear else signed(e.mean)
             wins = f"{e.better_on}/{e.count}"
-            rows.append(
-                [e.metric, e.method, f"**{shown}**" if e.is_clear else shown, interval, wins]
-            )
+            rows.append([e.metric, in_markdown(e.method), shown, interval_text(e), wins])
         parts.append(_markdown_table(rows))
         parts.append("Bold: the paired bootstrap interval leaves out 0.")
     if ranges := noise_range(evaluation):
         rows = [["method", "of its noises", *next(iter(ranges.values()))]]
         for method, entries in ranges.items():
             for index, label in enumerate(("best", "mean", "worst")):
-                values = [f"{triple[index]:.{DIGITS}f}" for triple in entries.values()]
-                rows.append([method, f"{label} of {len(evaluation.methods[method])}", *values])
+                values = [plain(triple[index]) for triple in entries.values()]
+                rows.append(
+                    [in_markdown(method), f"{label} of {len(evaluation.methods[method])}", *values]
+                )
         parts.append(_markdown_table(rows))
     missing = [f"- {m.name} is missing: {m.missing}" for m in evaluation.metrics if m.missing]
+    missing += [f"- no score, {line}" for line in problem_lines(evaluation)]
     if missing:
-        parts.append("\n".join(missing))
+        parts.append("\n".join(map(in_markdown, missing)))
     return "\n\n".join([f"{describe(evaluation)}.", *parts]) + "\n"
 
 
@@ -100,7 +103,11 @@ def latex(evaluation: Evaluation) -> str:
     rows = _method_rows(evaluation, _latex_mark, r"$\pm$", lambda metric: "--")
     lines = [
         f"% {describe(evaluation)}",
-        *(f"% {m.name} is missing: {m.missing}" for m in evaluation.metrics if m.missing),
+        *(
+            f"% {m.name} is missing: {' '.join(m.missing.split())}"
+            for m in evaluation.metrics
+            if m.missing
+        ),
         r"% needs \usepackage{booktabs}",
         rf"\begin{{tabular}}{{lr{'c' * len(names)}}}",
         r"\toprule",
@@ -136,6 +143,8 @@ def describe(evaluation: Evaluation) -> str:
     reference = "against the ground truth" if record["with_reference"] else "no ground truth"
     count = len(evaluation.names)
     pictures = f"{count} picture{'s' if count > 1 else ''}"
+    if evaluation.left_out:
+        pictures += f", {len(evaluation.left_out)} left out that some folder lacks"
     return f"Protocol {record['name']}: {record['colours']}, {crop}, {reference}; {pictures}"
 
 
@@ -147,6 +156,28 @@ def cell_text(cell: Cell, mark: Mark, with_count: bool, plus_minus: str) -> str:
     if math.isfinite(cell.std):
         text += f" {plus_minus} {cell.std:.{DIGITS}f}"
     return text + (f" (n={cell.count})" if with_count else "")
+
+
+def plain(value: float) -> str:
+    """`25.1511`, or that there is none."""
+    return f"{value:.{DIGITS}f}" if math.isfinite(value) else "no score"
+
+
+def signed(value: float) -> str:
+    """`+0.1511`, or that there is none."""
+    return f"{value:+.{DIGITS}f}" if math.isfinite(value) else "no score"
+
+
+def interval_text(entry: Difference) -> str:
+    """`[-0.1, +0.2]`; of fewer than two pictures there is no interval."""
+    if not (math.isfinite(entry.low) and math.isfinite(entry.high)):
+        return f"none of {entry.count} picture{'' if entry.count == 1 else 's'}"
+    return f"[{entry.low:+.{DIGITS}f}, {entry.high:+.{DIGITS}f}]"
+
+
+def in_markdown(text: str) -> str:
+    """A name or message as plain text: nothing in it is markup, and it stays on its line."""
+    return re.sub(r"([\\`*<>\[\]|])", r"\\\1", printable(text.replace("\n", " ")))
 
 
 def arrow(metric: MetricInfo) -> str:
@@ -195,8 +226,7 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    escaped = [[text.replace("|", r"\|") for text in row] for row in rows]
-    lines = ["| " + " | ".join(row) + " |" for row in escaped]
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
     lines.insert(1, "|" + "---|" * len(rows[0]))
     return "\n".join(lines)
 

@@ -5,7 +5,6 @@ some of them.
 from __future__ import annotations
 
 import difflib
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +22,7 @@ OWN_NAMES: dict[str, tuple[str, dict[str, Any]]] = {
     "ssim_y": ("ssim", {"test_y_channel": True, "color_space": "ycbcr"}),
     "afine": ("afine_all_scale", {}),  # A-FINE's final score; pyiqa has no metric of the bare name
 }
+_SMALLEST_SIDE = {"niqe": 96, "ms_ssim": 176, "ssim": 11, "ssim_y": 11}
 OF_SETS = ("fid", "sfid", "fid_dinov2", "inception_score")  # no score of one image
 # vif scores an image differently (by 3e-4) when others are in the batch, gmsd in its last bit on
 # some processors; A-FINE takes one image.
@@ -38,6 +38,7 @@ class Metric:
         lower_better: whether a smaller score is a better image.
         full_reference: whether it compares with a reference.
         failures: images without a score so far.
+        reason: why the latest image without a score has none.
         precision: autocast precision of the network; None: float32.
     """
 
@@ -48,6 +49,7 @@ class Metric:
         self.lower_better = lower_better
         self.full_reference = full_reference
         self.failures = 0
+        self.reason = ""
         self.precision: torch.dtype | None = None
         self._model = model
 
@@ -102,11 +104,18 @@ class Metric:
                 scores = torch.as_tensor(self._model(*[part.clone() for part in inputs]))
                 scores = scores.reshape(-1).float().cpu()
         except Exception as error:  # one bad image; `_single` finds out which
-            logging.getLogger("gdpo_sr").debug(
-                "metric '%s' on %d images: %s", self.name, count, error
-            )
+            self.reason = self._why(inputs[0].shape, str(error) or type(error).__name__)
             return torch.full((count,), torch.nan)
+        if len(scores) != count or not bool(scores.isfinite().all()):
+            self.reason = self._why(inputs[0].shape, "it gave no finite number")
         return scores.clone() if len(scores) == count else torch.full((count,), torch.nan)
+
+    def _why(self, shape: torch.Size, failure: str) -> str:
+        """A short reason; of small images their size, which these metrics cannot take."""
+        smallest = _SMALLEST_SIDE.get(self.name, 0)
+        if min(shape[-2:]) < smallest:
+            return f"needs {smallest} pixels a side, this has {shape[-1]}x{shape[-2]}"
+        return " ".join(failure.split())[:200]
 
     def _single(self, inputs: list[torch.Tensor]) -> float:
         """Score of a batch of one; NaN also for infinity."""

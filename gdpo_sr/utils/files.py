@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, under temporary names of their own."""
+"""Where results go: folders, picture files, and text that any terminal takes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from gdpo_sr.types import OptionError
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that appears complete or not at all; missing folders are made.
+    """Write a picture file that appears complete or not at all; missing folders are made.
 
-    The temporary name is short and does not hold the file's own, which may be as long as the file
-    system allows. A link in its place is replaced, not followed.
+    Unlike `gdpo_sr.writer.write_file` it replaces a link and does not follow it, and it does not
+    wait for the disk: a folder of results has thousands of files, and each can be made again. The
+    temporary name does not hold the file's own, which may be as long as the file system allows.
 
     Raises:
         OSError: the folder cannot be written, or the disk is full.
@@ -27,16 +28,12 @@ def write_whole(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 by `write_whole`; bytes of file names that are none become \\udc.., as in JSON.
-
-    Raises:
-        OptionError: the file cannot be written.
+def printable(text: str) -> str:
+    """A text that any UTF-8 terminal takes: control characters and bytes of file names that are no
+    UTF-8 become escapes.
     """
-    try:
-        write_whole(path, text.encode("utf-8", errors="backslashreplace"))
-    except OSError as error:
-        raise OptionError(f"cannot write {path}: {error}; choose another place") from error
+    kept = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+    return kept.encode("utf-8", errors="backslashreplace").decode("utf-8")
 
 
 def output_folder(text: str) -> Path:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -182,6 +185,9 @@ def test_bad_pictures_do_not_stop_the_others(results: Path, truth: Path, tmp_pat
     saved = tmp_path / "scores.json"
     arguments = ["-i", results, "-g", truth, "--metrics", "psnr_y", "--save_json", saved]
     assert run(*arguments, "--report", tmp_path / "report") == 1
+    for name in ("table.md", "index.html"):
+        text = (tmp_path / "report" / name).read_text()
+        assert "results: 1 of 3: cannot read" in text and "80x64 differs from 96x96" in text
     errors = capsys.readouterr().err
     assert "one: cannot read" in errors and "80x64 differs from 96x96" in errors
     written = json.loads(saved.read_text())
@@ -196,7 +202,8 @@ def test_picture_without_a_score_is_listed(tmp_path: Path, capsys):
     saved = tmp_path / "scores.json"
     assert run("-i", tmp_path / "r", "--metrics", "niqe", "--save_json", saved) == 1
     output = capsys.readouterr()
-    assert "small: no score of niqe" in output.err and "no score" in output.out
+    reason = "no score of niqe (needs 96 pixels a side, this has 32x32)"
+    assert f"small: {reason}" in output.err and "no score" in output.out
     assert "NaN" not in saved.read_text()
 
 
@@ -300,3 +307,98 @@ def test_set_metric_that_fails_is_missing(results: Path, truth: Path, monkeypatc
     )
     assert run("-i", results, "-g", truth, "--metrics", "psnr_y", "fid") == 1
     assert "missing fid: it failed (TypeError: sqrtm" in capsys.readouterr().out
+
+
+def test_endings_of_names(results: Path, truth: Path, tmp_path: Path, capsys):
+    """one_x4.png is the result of one.png, where all results end so."""
+    for path in sorted(results.iterdir()):
+        path.rename(results / f"{path.stem}_x4.png")
+    other = write_results(tmp_path / "other", truth, 0.1)
+    saved = tmp_path / "scores.json"
+    arguments = ["-i", results, other, "-g", truth, "--metrics", "psnr_y", "--save_json", saved]
+    assert run(*arguments) == 0
+    assert "results: names without their ending '_x4'" in capsys.readouterr().err
+    images = json.loads(saved.read_text())["methods"]["results"][0]["images"]
+    assert list(images) == ["one", "three", "two"]
+    assert images["one"]["file"].endswith("results/one_x4.png")
+    (results / "two_x4.png").rename(results / "two_out.png")
+    with pytest.raises(DatasetError, match="names do not match.*--allow_missing"):
+        run(*arguments)
+
+
+def test_trees(results: Path, truth: Path, tmp_path: Path):
+    """With -r a name is a place in the tree; maps of the spread are no results."""
+    for folder in (results, truth):
+        (folder / "deep").mkdir()
+        (folder / "one.png").rename(folder / "deep" / "two.png")
+    write_image(results / "uncertainty" / "two.png", torch.rand(3, 8, 8))
+    (results / "manifest.jsonl").touch()
+    saved = tmp_path / "scores.json"
+    arguments = ["-i", results, "-g", truth, "--metrics", "psnr_y", "--save_json", saved]
+    assert run(*arguments, "--recursive") == 0
+    written = json.loads(saved.read_text())["methods"]["results"]
+    assert list(written[0]["images"]) == ["deep/two", "three", "two"]
+
+
+def test_what_is_missing_may_be_left_out(results: Path, truth: Path, tmp_path: Path, capsys):
+    other = write_results(tmp_path / "other", truth, 0.1)
+    (results / "two.png").unlink()
+    write_image(other / "extra.png", torch.rand(3, 8, 8))
+    saved = tmp_path / "scores.json"
+    arguments = ["-i", results, other, "-g", truth, "--metrics", "psnr_y", "--save_json", saved]
+    with pytest.raises(DatasetError, match="lacks 2 .extra, two.*--allow_missing"):
+        run(*arguments)
+    assert run(*arguments, "--allow_missing") == 0
+    header = capsys.readouterr().out.splitlines()[0]
+    assert header.endswith("2 pictures, 2 left out that some folder lacks")
+    assert json.loads(saved.read_text())["left_out"] == ["extra", "two"]
+    assert run("-i", saved, "--save", tmp_path / "again") == 0
+    assert "2 left out" in (tmp_path / "again" / "table.md").read_text()
+
+
+def test_one_picture_has_no_interval(results: Path, truth: Path, tmp_path: Path, capsys):
+    """It said [+nan, +nan]."""
+    other = write_results(tmp_path / "other", truth, 0.1)
+    for folder in (results, other, truth):
+        for name in ("two", "three"):
+            (folder / f"{name}.png").unlink()
+    arguments = ["-i", results, other, "-g", truth, "--metrics", "psnr_y"]
+    assert run(*arguments, "--report", tmp_path / "out") == 0
+    texts = [(tmp_path / "out" / name).read_text() for name in ("table.md", "index.html")]
+    texts.append(capsys.readouterr().out)
+    for text in texts:
+        assert "none of 1 picture" in text and "nan" not in text.lower().replace("nanoseconds", "")
+
+
+def test_empty_paths(results: Path, truth: Path):
+    with pytest.raises(DatasetError, match="-i: an empty path was given"):
+        run("-i", "", "-g", truth)
+    with pytest.raises(OptionError, match="-g '': give the picture"):
+        run("-i", results, "-g", "")
+
+
+def test_names_that_are_not_utf8(results: Path, truth: Path, tmp_path: Path):
+    """The evaluation ran, and then its result was lost."""
+    name = os.fsdecode(b"caf\xe9.png")
+    for folder in (results, truth):
+        (folder / "one.png").rename(folder / name)
+    content = (results / name).read_bytes()
+    (results / name).write_bytes(content[: len(content) // 2])
+    script = "import sys; from gdpo_sr.evaluate import main; sys.exit(main(sys.argv[1:]))"
+    words = [sys.executable, "-c", script, "-i", results, "-g", truth, "--metrics", "psnr_y"]
+    words += ["--report", tmp_path / "out"]
+    done = subprocess.run([*map(str, words)], capture_output=True, text=True)
+    assert done.returncode == 1 and "caf\\udce9: cannot read" in done.stderr, done.stderr
+    names = json.loads((tmp_path / "out" / "scores.json").read_text())["methods"]["results"][0]
+    assert Path(name).stem in names["images"]
+    assert len(list((tmp_path / "out").iterdir())) == 5
+
+
+def test_names_are_no_markup(truth: Path, tmp_path: Path):
+    """Neither in Markdown nor on the page."""
+    folder = write_results(tmp_path / "x", truth, 0.1)
+    name = "<b>|`x`"
+    arguments = ["-i", f"{name}={folder}", "-g", truth, "--metrics", "psnr_y"]
+    assert run(*arguments, "--report", tmp_path / "out") == 0
+    assert r"| \<b\>\|\`x\` | 3 |" in (tmp_path / "out" / "table.md").read_text()
+    assert "<b>|" not in (tmp_path / "out" / "index.html").read_text().split("</table>")[0]
