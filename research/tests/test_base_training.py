@@ -1,0 +1,140 @@
+"""The base's training: crops that belong together, filters, features, and one update."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from choose import weighted_mean
+from discriminator import FeatureDiscriminator
+from features import CHANNELS, distance, normalised
+from finetune import RECIPES, FineTuner
+from start import FROZEN, _set_encoder, _set_lr_latents, enlarge, go_on_from
+from tiles import Tiles, draw_batch
+
+from gdpo_sr.generators.lapped_autoencoder import LappedAutoencoder
+from gdpo_sr.generators.lapped_transform import lapped_kernels
+from gdpo_sr.generators.latent_rrdb import LatentRRDBNet
+from gdpo_sr.generators.load import build_generator, load_components
+from gdpo_sr.types import CheckpointError
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def tiles() -> Tiles:
+    """LR tiles of random pixels, their HR tiles with every pixel four by four."""
+    lr = torch.randint(256, (3, 64, 64, 3), generator=rng(), dtype=torch.uint8)
+    hr = lr.repeat_interleave(4, 1).repeat_interleave(4, 2)
+    return Tiles(hr, lr, 255 - hr)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_crops_of_a_tile_belong_together(tiles: Tiles, seed: int):
+    """Whatever is flipped and turned, LR, HR and teacher show the same place."""
+    batch = draw_batch(tiles, 4, 64, rng(seed))
+    assert batch.hr.shape == (4, 3, 64, 64) and batch.lr.shape == (4, 3, 16, 16)
+    enlarged = batch.lr.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    assert torch.equal(batch.hr, enlarged)
+    torch.testing.assert_close(batch.teacher, -batch.hr)
+
+
+def lapped(channels: int = 6) -> LappedAutoencoder:
+    vae = LappedAutoencoder(4, channels, scaling_factor=2.0)
+    kernels = lapped_kernels(torch.eye(3))[:channels]
+    vae.set_kernels(torch.tensor([0.1, 0.0, -0.1]), kernels, torch.ones(channels))
+    return vae
+
+
+@torch.no_grad()
+def test_the_filter_gives_the_latents_of_the_enlarged_picture():
+    vae, network = lapped(), LatentRRDBNet(in_channels=6, num_feat=4, num_grow_ch=4, num_block=1)
+    _set_encoder(network, vae)
+    _set_lr_latents(network, vae)
+    lr = 0.2 + 0.6 * torch.rand(1, 3, 12, 12, generator=rng())
+    wanted = vae.encode(enlarge(lr)).latent_dist.mode() * 2
+    inner = (..., slice(3, -3), slice(3, -3))
+    torch.testing.assert_close(network.lr_latents(lr)[inner], wanted[inner], atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_going_on_keeps_the_filters():
+    one, other = (LatentRRDBNet(num_feat=4, num_grow_ch=4, num_block=1) for _ in range(2))
+    kept = one.lr_filter.weight.clone()
+    go_on_from(one, other.state_dict())
+    assert torch.equal(one.conv_first.weight, other.conv_first.weight)
+    assert torch.equal(one.lr_filter.weight, kept)
+    with pytest.raises(CheckpointError, match="another"):
+        go_on_from(one, {"another.weight": torch.zeros(1)})
+
+
+def test_weighted_mean():
+    """(3 * 1 + 1 * 5) / 4 = 2."""
+    parts = [(3.0, {"w": torch.tensor([1.0])}), (1.0, {"w": torch.tensor([5.0])})]
+    assert weighted_mean(parts)["w"].item() == pytest.approx(2)
+
+
+def test_distance_of_features():
+    """Vectors of length 1 at a right angle: |a - b|^2 = 2 at every pixel; brightness counts not."""
+    a, b = torch.zeros(1, 2, 3, 3), torch.zeros(1, 2, 3, 3)
+    a[:, 0], b[:, 1] = 5.0, 3.0
+    assert distance([a], [b]).item() == pytest.approx(2, abs=1e-4)
+    assert distance([a], [2 * a]).item() == pytest.approx(0, abs=1e-6)
+    assert normalised([a])[0].square().sum(1).allclose(torch.ones(1, 3, 3))
+
+
+def test_the_discriminator_wants_real_high_and_fake_low():
+    """Hinge: (1 + f)+ + (1 - r)+; 0 for a verdict of 1 on real and -1 on fake, 2 for no opinion."""
+    one = [torch.ones(1, 1, 2, 2)]
+    assert FeatureDiscriminator.loss([-one[0]], one).item() == 0
+    assert FeatureDiscriminator.loss([0 * one[0]], [0 * one[0]]).item() == 2
+    maps = FeatureDiscriminator()([torch.rand(1, c, 8, 8) for c in CHANNELS])
+    assert [m.shape[1] for m in maps] == [1, 1, 1]
+
+
+def random_features() -> dict[str, torch.Tensor]:
+    """Weights of EfficientNet-lite0's first blocks in shape, random in value."""
+    torch.manual_seed(0)
+    weights = {"_conv_stem.weight": torch.randn(32, 3, 3, 3) / 5}
+    widths = (
+        (32, 32, 16, 3),
+        (16, 96, 24, 3),
+        (24, 144, 24, 3),
+        (24, 144, 40, 5),
+        (40, 240, 40, 5),
+    )
+    norms = {"_bn0": 32}
+    for i, (given, wide, made, side) in enumerate(widths):
+        name = f"_blocks.{i}"
+        if wide != given:
+            weights[f"{name}._expand_conv.weight"] = torch.randn(wide, given, 1, 1) / given**0.5
+            norms[f"{name}._bn0"] = wide
+        weights[f"{name}._depthwise_conv.weight"] = torch.randn(wide, 1, side, side) / side
+        weights[f"{name}._project_conv.weight"] = torch.randn(made, wide, 1, 1) / wide**0.5
+        norms |= {f"{name}._bn1": wide, f"{name}._bn2": made}
+    for name, width in norms.items():
+        ones, zeros = torch.ones(width), torch.zeros(width)
+        weights |= {f"{name}.weight": ones, f"{name}.running_var": ones}
+        weights |= {f"{name}.bias": zeros, f"{name}.running_mean": zeros}
+    return weights
+
+
+def test_an_update_moves_the_network_and_not_its_filters(tiles: Tiles, tmp_path: Path):
+    parts = load_components("mini")
+    parts["unet"] = LatentRRDBNet(num_feat=8, num_grow_ch=4, num_block=1)
+    recipe = replace(RECIPES["photo"], batch=1, crop=64)
+    state = tmp_path / "run.state"
+    tuner = FineTuner(build_generator(parts), tiles, random_features(), recipe, state, 1.0)
+    before = {name: p.detach().clone() for name, p in tuner.network.named_parameters()}
+    tuner.step()
+    for name, parameter in tuner.network.named_parameters():
+        moved = not torch.equal(parameter, before[name])
+        assert moved != name.startswith(FROZEN), name
+    tuner._save()
+    again = FineTuner(build_generator(parts), tiles, random_features(), recipe, state, 1.0)
+    assert again.updates == 1
+    assert all(torch.equal(a, b) for a, b in zip(again.average, tuner.average, strict=True))
