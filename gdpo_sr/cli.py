@@ -21,12 +21,7 @@ COMMANDS = {
     "export": "write a trained model for diffusers, PEFT or the hub, with a model card",
     "schema": "write the JSON schema of the options, for completion in editors",
 }
-_MODULES = {  # where a command is not a module of its name
-    "merge": "checkpoints.merge",
-    "convert": "checkpoints.convert",
-    "export": "checkpoints.export",
-    "schema": "config.schema_file",
-}
+_MODULES = {"schema": "config.schema_file"}  # where a command is not a module of its name
 
 
 def run_main(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:

@@ -65,10 +65,11 @@ def _parser() -> argparse.ArgumentParser:
     exists = parser.add_argument_group("results that exist, one of").add_mutually_exclusive_group()
     exists.add_argument("--overwrite", action="store_true", help=_OVERWRITE_HELP)
     exists.add_argument("--skip_existing", action="store_true", help="keep all of them")
-    add("--base", default=["mini"], nargs="+", help=_BASE_HELP)
+    add("--base", nargs="+", help=_BASE_HELP)
     add("--unet", metavar="FOLDER", help="a UNet that replaces the base's (none)")
     add("--vae", metavar="FOLDER", help="an autoencoder that replaces the base's (none)")
     add("--lora", metavar="RUN", help="experiments/NAME or an adapter folder (none)")
+    add("--lora_scale", type=float, default=1.0, metavar="X", help="of the LoRA, 0: the base (1)")
     add("--precision", "--dtype", type=_precision, choices=PRECISIONS, default="fp32",
         help="of the model (fp32)")  # fmt: skip
     add("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps ... (the best that there is)")
@@ -78,8 +79,8 @@ def _parser() -> argparse.ArgumentParser:
     size.add_argument("--long_side", type=_pixels, metavar="N", help="longer side in pixels")
     look = parser.add_argument_group("look").add_argument
     look("--seed", type=int, default=0, help="noise of a picture = seed + its file name (0)")
-    look("--t_add", type=int, metavar="N", help="noise level, 0 to 999 (the base's own)")
-    look("--prompt", metavar="TEXT", help="text for the UNet (the base's own)")
+    look("--t_add", type=int, metavar="N", help="noise level, 0 to 999 (the LoRA's or base's own)")
+    look("--prompt", metavar="TEXT", help="text for the UNet (the LoRA's or base's own)")
     look("--captions", action="store_true", help="before it, photo.txt of each photo.jpg (no)")
     look("--color_fix", choices=COLOR_FIXES, default="wavelet", help="(wavelet)")
     several = parser.add_argument_group("several noises").add_argument
@@ -106,7 +107,10 @@ def _parser() -> argparse.ArgumentParser:
 
 _OVERWRITE_HELP = "make them all again (those that were made by other settings)"
 _FRAMES_HELP = "of animations and TIFF pages; all: NAME_0001.png ... (first)"
-_BASE_HELP = "base model: mini, a folder or a hub id; several are tried in turn (mini)"
+_BASE_HELP = (
+    "base model: mini, a folder or a hub id; several are tried in turn (that of the LoRA's "
+    "training, or mini)"
+)
 _COMPILE_HELP = "torch.compile: slow to start, faster for many pictures of one size (no)"
 _UNCERTAINTY_HELP = (
     "write uncertainty/NAME.png into the output folder: where the candidates differ, from black "

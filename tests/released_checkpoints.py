@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from gdpo_sr.checkpoints.convert import attach_checkpoint, read_checkpoint, unet_adapter
+from gdpo_sr.checkpoints.load_adapter import merge_adapters
 from gdpo_sr.checkpoints.lora import attach_lora
-from gdpo_sr.checkpoints.merge import merge_adapters
 from gdpo_sr.checkpoints.released_layout import PARTS, Tensors, own_name
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
 

@@ -1,37 +1,30 @@
-"""`gdpo-sr convert CHECKPOINT -o FOLDER`: what the authors of GDPO-SR released, or what their
-training code saved, in this package's layout.
-
-CHECKPOINT is a .pkl of stage 1 or 2, which becomes a LoRA folder or, with `--merged`, a complete
-model; or a folder with a merged `unet/` and `vae/`, which becomes a complete model.
-"""
+"""What the authors of GDPO-SR released, or their training code saved, in this package's layout."""
 
 from __future__ import annotations
 
-import argparse
 import pickle
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 
 from gdpo_sr.checkpoints.generator_adapters import GeneratorAdapters, write_stage1
+from gdpo_sr.checkpoints.load_adapter import merge_adapters
 from gdpo_sr.checkpoints.lora import Adapter, attach_lora, lora_config, write_adapter
-from gdpo_sr.checkpoints.merge import merge_adapters
-from gdpo_sr.checkpoints.model_folder import save_model_folder
+from gdpo_sr.checkpoints.meaning import Meaning, sample_weights
+from gdpo_sr.checkpoints.model_folder import components_of, save_model_folder
 from gdpo_sr.checkpoints.released_layout import REMEDY, ReleasedCheckpoint, Tensors, read_layout
+from gdpo_sr.generators.load import build_generator, load_components
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
 from gdpo_sr.generators.stable_diffusion import AutoencoderKLFamily, UNetFamily
-from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline
 from gdpo_sr.types import CheckpointError, OptionError
-from gdpo_sr.writer import new_folder, refuse_existing
 
 UNET_TARGETS, ENCODER_TARGETS = UNetFamily.lora_targets, AutoencoderKLFamily.lora_targets
 """Modules that the released code adapts, by whole name."""
-T_ADD, T_DIFF = 250, 100
-"""Timesteps of the released model, which its files do not hold."""
-PROMPT = "clean, high-resolution, 8k"
-"""What the released code puts behind every caption."""
+RELEASED = {"t_add": 250, "t_diff": 100, "prompt": "clean, high-resolution, 8k"}
+"""Of the released model, whose files hold none of it; the prompt is put behind every caption."""
 CONV_IN_TOLERANCE = 5e-3
 """Relative L2 distance within which a base's `conv_in` is the one that stage 2 started from; the
 rounding of bfloat16 is 2e-3, training moves it by far more."""
@@ -47,34 +40,11 @@ _UNREADABLE = (
 )
 
 
-def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Command line of `gdpo-sr convert`."""
-    parser = argparse.ArgumentParser(
-        prog="gdpo-sr convert",
-        description="Convert a released checkpoint to this package's layout.",
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "checkpoint", type=Path, help=".pkl of stage 1 or 2, or a folder with unet/ and vae/"
-    )
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER")
-    parser.add_argument(
-        "--base",
-        help="folder or hub id: the base of stage 1, or the merged stage-1 model for stage 2; "
-        "needed for a complete model, otherwise the LoRA is checked against it",
-    )
-    parser.add_argument("--revision", help="commit or tag of a hub id")
-    parser.add_argument(
-        "--merged", action="store_true", help="write a complete model instead of a LoRA folder"
-    )
-    parser.add_argument(
-        "--t_add", type=int, help=f"timestep of the added noise; default {T_ADD}, or the base's"
-    )
-    parser.add_argument(
-        "--t_diff", type=int, help=f"timestep that the UNet is told; default {T_DIFF}"
-    )
-    parser.add_argument("--prompt", help=f"prompt saved with the model; default {PROMPT!r}")
-    return parser.parse_args(argv)
+class Place(NamedTuple):
+    """Where a base lies."""
+
+    base: str | Path | None
+    revision: str | None = None
 
 
 def read_checkpoint(path: Path) -> ReleasedCheckpoint:
@@ -116,9 +86,7 @@ def vae_adapter(checkpoint: ReleasedCheckpoint) -> Adapter:
 
 
 def attach_checkpoint(
-    base: OneStepSRPipeline | NoiseAwareGenerator,
-    checkpoint: ReleasedCheckpoint,
-    source: str | Path,
+    base: NoiseAwareGenerator, checkpoint: ReleasedCheckpoint, source: str | Path
 ) -> None:
     """Put the adapters of a checkpoint on the networks of the base that it was trained on.
 
@@ -147,28 +115,20 @@ def _check_start(own: torch.Tensor, checkpoint: ReleasedCheckpoint, source: str 
         )
 
 
-def write_lora(checkpoint: ReleasedCheckpoint, folder: Path, settings: dict) -> Path:
-    """A LoRA folder: of stage 1 with `conv_in`, VAE and `settings`, of stage 2 PEFT's two files.
-
-    Args:
-        settings: t_add, t_diff and prompt, saved with stage 1.
-    """
+def write_lora(checkpoint: ReleasedCheckpoint, folder: Path, meaning: Meaning) -> Path:
+    """A LoRA folder: of stage 1 with `conv_in` and VAE, of stage 2 PEFT's two files."""
     adapter = unet_adapter(checkpoint)
     if checkpoint.stage == 2:
-        return write_adapter(adapter, folder)
-    return write_stage1(folder, adapter, vae_adapter(checkpoint), checkpoint.conv_in, settings)
+        return write_adapter(adapter, folder, meaning)
+    return write_stage1(folder, adapter, vae_adapter(checkpoint), checkpoint.conv_in, meaning)
 
 
-def merged_checkpoint(
-    path: Path, checkpoint: ReleasedCheckpoint, base: str | Path, revision: str | None = None
-) -> OneStepSRPipeline:
-    """The base with the checkpoint merged into its weights, in float32."""
-    pipeline = OneStepSRPipeline.from_pretrained(base, revision)
-    attach_checkpoint(pipeline, checkpoint, path)
-    return merge_adapters(pipeline)
+def load_base(place: Place, **parts: Path) -> NoiseAwareGenerator:
+    """The base in float32, some of its parts replaced."""
+    return build_generator(load_components(place.base, place.revision, **parts))
 
 
-def merged_parts(folder: Path, base: str | Path, revision: str | None = None) -> OneStepSRPipeline:
+def merged_parts(folder: Path, place: Place) -> NoiseAwareGenerator:
     """The base with its UNet, its VAE, or both replaced by those in `folder`.
 
     Raises:
@@ -182,75 +142,52 @@ def merged_parts(folder: Path, base: str | Path, revision: str | None = None) ->
             f"'{folder}' holds neither unet/config.json nor vae/config.json: give the folder with "
             "the released unet/ and vae/"
         )
-    return OneStepSRPipeline.from_pretrained(base, revision, **parts)
+    return load_base(place, **parts)
 
 
-def _settings(arguments: argparse.Namespace, defaults: dict) -> dict:
-    """t_add, t_diff and prompt: as given, else the defaults."""
-    given = {name: getattr(arguments, name) for name in defaults}
-    return {name: defaults[name] if value is None else value for name, value in given.items()}
+def convert_folder(folder: Path, output: Path, place: Place, given: Mapping[str, Any]) -> None:
+    """Merged `unet/` and `vae/` with the other parts of a base, as a complete model.
 
-
-def _released_settings(arguments: argparse.Namespace) -> dict:
-    return _settings(arguments, {"t_add": T_ADD, "t_diff": T_DIFF, "prompt": PROMPT})
-
-
-def _write_model(pipeline: OneStepSRPipeline, settings: dict, folder: Path) -> None:
-    pipeline.scheduler.set_timesteps_pair(settings["t_add"], settings["t_diff"])
-    save_model_folder({**pipeline.components, "prompt": settings["prompt"]}, folder)
-
-
-def convert_folder(arguments: argparse.Namespace) -> None:
-    """Merged `unet/` and `vae/` with the other parts of a base."""
-    if arguments.base is None:
+    Args:
+        given: t_add, t_diff and prompt; None: those of the released model.
+    """
+    if place.base is None:
         raise OptionError(
-            f"'{arguments.checkpoint}' holds networks only: name the base that the other parts "
-            "come from with --base"
+            f"'{folder}' holds networks only: name the base that the other parts come from with "
+            "--base"
         )
-    pipeline = merged_parts(arguments.checkpoint, arguments.base, arguments.revision)
-    _write_model(pipeline, _released_settings(arguments), arguments.output)
+    _write_model(merged_parts(folder, place), _chosen(given, RELEASED), output)
 
 
-def convert_file(arguments: argparse.Namespace) -> None:
-    """A .pkl to a LoRA folder or a complete model."""
-    path, base = arguments.checkpoint, arguments.base
-    checkpoint = read_checkpoint(path)
-    if arguments.merged:
-        pipeline = merged_checkpoint(path, checkpoint, base, arguments.revision)
-        settings = _released_settings(arguments)
-        if checkpoint.stage == 2:
-            t = pipeline.scheduler.config
-            own = {"t_add": t.t_add, "t_diff": t.t_diff, "prompt": pipeline.config.prompt}
-            settings = _settings(arguments, own)
-        _write_model(pipeline, settings, arguments.output)
-        return
-    if checkpoint.stage == 2:
-        _refuse_settings(arguments)
+def convert_file(
+    file: Path, output: Path, place: Place, given: Mapping[str, Any], merged: bool
+) -> None:
+    """A .pkl as a LoRA folder, or merged into its base as a complete model.
+
+    Args:
+        given: t_add, t_diff and prompt; None: those of the released model. Stage 2 without them has
+            those of the stage-1 model that it started from.
+    """
+    checkpoint = read_checkpoint(file)
+    base = None if place.base is None else load_base(place)
+    weights = {} if base is None else sample_weights(base.unet)
     if base is not None:
-        pipeline = OneStepSRPipeline.from_pretrained(base, arguments.revision)
-        attach_checkpoint(pipeline, checkpoint, path)
-    with new_folder(arguments.output) as temporary:
-        write_lora(checkpoint, temporary, _released_settings(arguments))
+        attach_checkpoint(base, checkpoint, file)
+    known = RELEASED if checkpoint.stage == 1 else {}
+    meaning = Meaning(place.base, place.revision, weights=weights, **_chosen(given, known))
+    if merged and base is not None:
+        _write_model(merge_adapters(base), _chosen(given, known), output)
+        return
+    write_lora(checkpoint, output, meaning)
 
 
-def _refuse_settings(arguments: argparse.Namespace) -> None:
-    for name in ("t_add", "t_diff", "prompt"):
-        if getattr(arguments, name) is not None:
-            raise OptionError(
-                f"--{name} is saved with a model, not with a LoRA of stage 2: add --merged, or set "
-                f"network_g.{name} where the LoRA is used"
-            )
+def _chosen(given: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: known.get(name) if value is None else value for name, value in given.items()}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status."""
-    arguments = parse_arguments(argv)
-    refuse_existing(arguments.output)
-    if arguments.merged and arguments.base is None:
-        raise OptionError("--merged needs the model to merge into: name it with --base")
-    if arguments.checkpoint.is_dir():
-        convert_folder(arguments)
-    else:
-        convert_file(arguments)
-    print(arguments.output)
-    return 0
+def _write_model(generator: NoiseAwareGenerator, settings: dict[str, Any], folder: Path) -> None:
+    """A complete model; what is None in `settings` stays as it is with the base."""
+    generator.scheduler.set_timesteps_pair(settings["t_add"], settings["t_diff"])
+    if settings["prompt"] is not None:
+        generator.prompt = settings["prompt"]
+    save_model_folder(components_of(generator), folder)

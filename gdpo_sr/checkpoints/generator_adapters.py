@@ -2,24 +2,25 @@
 
 On disk this is a LoRA folder of the UNet in PEFT's format with three additions:
 `conv_in.safetensors` (weight and bias that replace the base's), `vae/` (a LoRA in the same format)
-and `stage1.json` (timesteps and prompt).
+and, in `gdpo_sr.json`, what it changes.
 """
 
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
 from gdpo_sr.checkpoints.lora import (
-    STAGE1_FILE,
+    CONV_IN_FILE,
+    VAE_FOLDER,
     Adapter,
     adapter_of,
     adapters_disabled,
@@ -31,12 +32,10 @@ from gdpo_sr.checkpoints.lora import (
     read_adapter,
     write_adapter,
 )
+from gdpo_sr.checkpoints.meaning import Meaning
 from gdpo_sr.generators.families import autoencoder_family, network_family
 from gdpo_sr.types import CheckpointError
 from gdpo_sr.writer import new_folder, write_file
-
-CONV_IN_FILE = "conv_in.safetensors"
-VAE_FOLDER = "vae"
 
 
 class GeneratorAdapters:
@@ -60,11 +59,11 @@ class GeneratorAdapters:
         add_lora(self.vae, rank, alpha, dropout, self.name, targets)
         self.conv_in.requires_grad_(True)
 
-    def load(self, folder: str | Path, trainable: bool = False) -> dict[str, Any]:
-        """Adapters saved by `save`, or those of the run in `folder`.
+    def load(self, folder: str | Path, trainable: bool = False, scale: float = 1.0) -> Path:
+        """Adapters saved by `save`, or those of the run in `folder`, as `attach` does.
 
         Returns:
-            the settings that were saved with them.
+            their folder.
 
         Raises:
             CheckpointError: no adapters of stage 1 there, or of another architecture.
@@ -72,8 +71,11 @@ class GeneratorAdapters:
         adapter = find_adapter(folder)
         conv_in = _read_conv_in(adapter)
         unet, vae = (read_adapter(part) for part in (adapter, adapter / VAE_FOLDER))
-        self.attach(unet, vae, conv_in, adapter, trainable)
-        return json.loads((adapter / STAGE1_FILE).read_text(encoding="utf-8"))
+        self.attach(unet, vae, conv_in, adapter, scale)
+        if trainable:
+            for parameter in self.parameters().values():
+                parameter.requires_grad_(True)
+        return adapter
 
     def attach(
         self,
@@ -81,14 +83,21 @@ class GeneratorAdapters:
         vae: Adapter,
         conv_in: dict[str, torch.Tensor],
         source: str | Path,
-        trainable: bool = False,
+        scale: float = 1.0,
     ) -> None:
-        """`load` of adapters that are in memory; `source` is where they are from, for messages."""
+        """`load` of adapters that are in memory.
+
+        Args:
+            source: where they are from, for messages.
+            scale: 1 is the adapters as trained, 0 the base.
+        """
         self._check_conv_in(conv_in, source)
-        attach_lora(self.unet, unet, source, self.name, trainable)
-        attach_lora(self.vae, vae, source, self.name, trainable)
-        self.conv_in.load_state_dict(conv_in)
-        self.conv_in.requires_grad_(trainable)
+        attach_lora(self.unet, unet, source, self.name, scale=scale)
+        attach_lora(self.vae, vae, source, self.name, scale=scale)
+        own = self.original_conv_in.state_dict()
+        mixed = {name: torch.lerp(own[name], conv_in[name].to(own[name]), scale) for name in own}
+        self.conv_in.load_state_dict(mixed)
+        self.conv_in.requires_grad_(False)
 
     def _check_conv_in(self, conv_in: dict[str, torch.Tensor], source: str | Path) -> None:
         for name, own in self.original_conv_in.state_dict().items():
@@ -97,6 +106,11 @@ class GeneratorAdapters:
                 raise CheckpointError(
                     f"'{source}': the {name} of conv_in has shape {found}, the base's "
                     f"{tuple(own.shape)}: use the base it was trained on"
+                )
+            if not conv_in[name].isfinite().all():
+                raise CheckpointError(
+                    f"'{source}': the {name} of conv_in holds NaN or infinity: its training "
+                    "diverged, or it is damaged"
                 )
 
     @property
@@ -134,10 +148,10 @@ class GeneratorAdapters:
         with self.original_input(), adapters_disabled(self.unet), adapters_disabled(self.vae):
             yield
 
-    def save(self, folder: str | Path, settings: dict[str, Any]) -> Path:
-        """Write the folder described at the head of this module; `settings` are plain values."""
+    def save(self, folder: str | Path, meaning: Meaning) -> Path:
+        """Write the folder described at the head of this module."""
         adapters = (adapter_of(network, self.name) for network in (self.unet, self.vae))
-        return write_stage1(folder, *adapters, self.conv_in.state_dict(), settings)
+        return write_stage1(folder, *adapters, self.conv_in.state_dict(), meaning)
 
 
 def write_stage1(
@@ -145,16 +159,14 @@ def write_stage1(
     unet: Adapter,
     vae: Adapter,
     conv_in: dict[str, torch.Tensor],
-    settings: dict[str, Any],
+    meaning: Meaning,
 ) -> Path:
     """A stage-1 folder out of its parts; it appears when it is complete."""
     with new_folder(folder) as temporary:
-        write_adapter(unet, temporary)
+        write_adapter(unet, temporary, replace(meaning, changes=("unet", "vae", "conv_in")))
         write_adapter(vae, temporary / VAE_FOLDER)
         tensors = {name: value.detach().cpu().contiguous() for name, value in conv_in.items()}
         write_file(temporary / CONV_IN_FILE, save(tensors, metadata={"format": "pt"}))
-        text = json.dumps(settings, indent=1, ensure_ascii=False) + "\n"
-        write_file(temporary / STAGE1_FILE, text)
     return Path(folder)
 
 
@@ -162,7 +174,12 @@ def _read_conv_in(adapter: Path) -> dict[str, torch.Tensor]:
     files = (adapter / CONV_IN_FILE, adapter / VAE_FOLDER)
     if not is_stage1(adapter) or not all(file.exists() for file in files):
         raise CheckpointError(
-            f"'{adapter}' is no complete LoRA of stage 1 ({CONV_IN_FILE}, {VAE_FOLDER}/ and "
-            f"{STAGE1_FILE} beside the UNet's): give the folder of a stage-1 run"
+            f"'{adapter}' is no complete LoRA of stage 1 ({CONV_IN_FILE} and {VAE_FOLDER}/ beside "
+            "the UNet's): give the folder of a stage-1 run"
         )
-    return load_file(adapter / CONV_IN_FILE)
+    try:
+        return load_file(adapter / CONV_IN_FILE)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"'{adapter / CONV_IN_FILE}' cannot be read ({error}): copy or train it again"
+        ) from error

@@ -10,20 +10,21 @@ from typing import NamedTuple
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
-from peft.tuners.tuners_utils import BaseTunerLayer, check_target_module_exists
-from peft.utils.other import get_pattern_key
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
+from gdpo_sr.checkpoints.adapter_config import CONFIG_FILE, read_config
+from gdpo_sr.checkpoints.lora_fit import check_fit
+from gdpo_sr.checkpoints.meaning import STAGE1_FILE, Meaning, read_meaning
 from gdpo_sr.generators.families import network_family
 from gdpo_sr.types import CheckpointError
 from gdpo_sr.writer import new_folder, write_file
 
 WEIGHTS_FILE = "adapter_model.safetensors"
-CONFIG_FILE = "adapter_config.json"
-STAGE1_FILE = "stage1.json"
-"""Marks an adapter folder of stage 1; see `gdpo_sr.checkpoints.generator_adapters`."""
+CONV_IN_FILE, VAE_FOLDER = "conv_in.safetensors", "vae"
+"""What an adapter of stage 1 has besides; see `gdpo_sr.checkpoints.generator_adapters`."""
 _PREFIX = "base_model.model."
 PEFT_DEFAULT_ALPHA = 8
 """The released checkpoints leave alpha at peft's default, so that rank 4 is scaled by 2."""
@@ -127,17 +128,19 @@ def adapter_of(unet: nn.Module, name: str = "default") -> Adapter:
     return Adapter(unet.peft_config[name], tensors)
 
 
-def save_lora(unet: nn.Module, folder: str | Path, name: str = "default") -> Path:
-    """Write adapter_config.json and adapter_model.safetensors; `folder` appears when complete."""
-    return write_adapter(adapter_of(unet, name), folder)
+def save_lora(unet: nn.Module, folder: str | Path, meaning: Meaning | None = None) -> Path:
+    """Write the adapter `default` of `unet` in PEFT's two files, and what it means in a third."""
+    return write_adapter(adapter_of(unet), folder, meaning)
 
 
-def write_adapter(adapter: Adapter, folder: str | Path) -> Path:
+def write_adapter(adapter: Adapter, folder: str | Path, meaning: Meaning | None = None) -> Path:
     """`save_lora` of an adapter that is on no network."""
     with new_folder(folder) as temporary:
         tensors = {_PREFIX + key: value for key, value in adapter.tensors.items()}
         write_file(temporary / WEIGHTS_FILE, save(tensors, metadata={"format": "pt"}))
         adapter.config.save_pretrained(temporary)
+        if meaning is not None:
+            meaning.write(temporary)
     return Path(folder)
 
 
@@ -177,7 +180,10 @@ def load_lora(
 
 def is_stage1(adapter: Path) -> bool:
     """Whether an adapter folder holds more than a LoRA of the UNet."""
-    return (adapter / STAGE1_FILE).is_file()
+    marks = (STAGE1_FILE, CONV_IN_FILE, VAE_FOLDER)
+    return (
+        any((adapter / mark).exists() for mark in marks) or "vae" in read_meaning(adapter).changes
+    )
 
 
 def attach_lora(
@@ -186,12 +192,25 @@ def attach_lora(
     source: str | Path,
     name: str = "default",
     trainable: bool = False,
+    scale: float = 1.0,
 ) -> list[nn.Parameter]:
-    """`load_lora` of an adapter that is in memory; `source` is where it is from, for messages."""
+    """Add an adapter to the network that it was trained on.
+
+    Args:
+        source: where it is from, for messages.
+        scale: of what it adds to the base: 1 as trained, 0 nothing.
+
+    Returns:
+        its parameters.
+
+    Raises:
+        CheckpointError: it does not fit this network.
+    """
     config, tensors = adapter
-    _check_fit(unet, config, tensors, source)
+    check_fit(unet, config, tensors, source)
     _add_adapter(unet, config, name)
-    set_peft_model_state_dict(unet, tensors, adapter_name=name)
+    scaled = {key: v * scale if ".lora_B." in key else v for key, v in tensors.items()}
+    set_peft_model_state_dict(unet, scaled, adapter_name=name)
     parameters = lora_parameters(unet, name)
     for parameter in parameters:
         parameter.requires_grad_(trainable)
@@ -202,59 +221,17 @@ def read_adapter(adapter: Path) -> Adapter:
     """Config and tensors in an adapter folder.
 
     Raises:
-        CheckpointError: a file is damaged.
+        CheckpointError: a file is damaged, or of another kind of adapter than LoRA.
     """
+    config = read_config(adapter / CONFIG_FILE)
     try:
-        config = LoraConfig.from_pretrained(str(adapter))
         weights = load_file(adapter / WEIGHTS_FILE)
-    except (SafetensorError, ValueError, TypeError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"LoRA '{adapter}' cannot be read ({str(error).strip().splitlines()[0]}): "
             "it is damaged, copy or train it again"
         ) from error
     return Adapter(config, {key.removeprefix(_PREFIX): value for key, value in weights.items()})
-
-
-def _check_fit(
-    unet: nn.Module, config: LoraConfig, tensors: dict[str, torch.Tensor], source: str | Path
-) -> None:
-    """Compare the adapter with the UNet before anything is changed."""
-    modules = dict(unet.named_modules())
-    saved = {key.partition(".lora_")[0] for key in tensors}
-    lacking = [n for n in modules if check_target_module_exists(config, n) and n not in saved]
-    if lacking:
-        raise CheckpointError(
-            f"LoRA '{source}' has no weights for module '{lacking[0]}' of this base: "
-            "use the base that it was trained on"
-        )
-    for key, tensor in tensors.items():
-        module_name, _, kind = key.partition(".lora_")
-        weight = getattr(modules.get(module_name), "weight", None)
-        if weight is None:
-            raise CheckpointError(
-                f"LoRA '{source}' is for module '{module_name}', which this base lacks: "
-                "use the base that it was trained on"
-            )
-        part = slice(1, None) if kind.startswith("A") else slice(0, 1)
-        if tensor.shape[part] != weight.shape[part]:
-            raise CheckpointError(
-                f"LoRA '{source}': {key} has shape {tuple(tensor.shape)}, the base's weight "
-                f"{tuple(weight.shape)}: use the base that it was trained on"
-            )
-        _check_rank(config, key, tensor, source)
-
-
-def _check_rank(config: LoraConfig, key: str, tensor: torch.Tensor, source: str | Path) -> None:
-    """The config's rank is the tensor's: torch would only say that sizes do not match."""
-    module_name, _, kind = key.partition(".lora_")
-    pattern = get_pattern_key(config.rank_pattern.keys(), module_name)
-    expected = config.rank_pattern.get(pattern, config.r)
-    rank = tensor.shape[0 if kind.startswith("A") else 1]
-    if rank != expected:
-        raise CheckpointError(
-            f"LoRA '{source}': {key} has rank {rank}, {CONFIG_FILE} says {expected}: "
-            "the two files are of different adapters, copy both from one"
-        )
 
 
 def merge_lora(unet: nn.Module) -> nn.Module:

@@ -15,8 +15,9 @@ from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import nn
 
-from gdpo_sr.checkpoints.generator_adapters import GeneratorAdapters
-from gdpo_sr.checkpoints.lora import find_adapter, is_stage1, load_lora, lora_parameters
+from gdpo_sr.checkpoints.load_adapter import load_adapter, merge_adapters
+from gdpo_sr.checkpoints.lora import lora_parameters
+from gdpo_sr.checkpoints.model_folder import components_of, write_model
 from gdpo_sr.generators.base_folder import Base
 from gdpo_sr.generators.load import build_generator, load_components
 from gdpo_sr.generators.one_step import OneStepScheduler
@@ -93,6 +94,7 @@ class OneStepSRPipeline(DiffusionPipeline):
         prompt: str = "",
     ) -> None:
         super().__init__()
+        self._given: dict[str, int | None] = {}  # timesteps that a LoRA does not replace
         self.register_modules(
             unet=unet, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, scheduler=scheduler
         )
@@ -126,9 +128,11 @@ class OneStepSRPipeline(DiffusionPipeline):
         Raises:
             CheckpointError: the base is missing, incomplete or cannot be reached.
         """
-        return cls(**load_components(base, revision, t_add, t_diff, torch_dtype, unet, vae))
+        pipe = cls(**load_components(base, revision, t_add, t_diff, torch_dtype, unet, vae))
+        pipe._given = {"t_add": t_add, "t_diff": t_diff}
+        return pipe
 
-    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: str | Path) -> None:
         """Write the model in diffusers layout, prompt and timesteps included.
 
         Raises:
@@ -140,41 +144,35 @@ class OneStepSRPipeline(DiffusionPipeline):
                 "call gdpo_sr.checkpoints.lora.merge_lora(pipe.unet) first, or save_lora for the "
                 "LoRA alone"
             )
-        if self.text_encoder is None:
-            self.text_encoder = self.generator.prompt_encoder.whole_text_encoder()
-        super().save_pretrained(save_directory, **kwargs)
+        parts = {**components_of(self.generator), "prompt": self.config.prompt}
+        write_model(parts, Path(save_directory))
 
-    def load_lora_weights(self, folder: str | Path, adapter_name: str = "default") -> None:
-        """Add the LoRA in `folder` to the UNet and make it the active one.
+    def load_lora_weights(
+        self, folder: str | Path, adapter_name: str = "default", scale: float = 1.0
+    ) -> None:
+        """Add the LoRA in `folder` and make it the active one, with timesteps and prompt of its
+        training. Timesteps that `from_pretrained` was given stay, with a warning.
 
-        `folder` holds adapter_config.json and adapter_model.safetensors, or is a training run. One
-        of stage 1 also changes the VAE's encoder, timesteps and prompt.
+        Args:
+            folder: one with adapter_config.json and adapter_model.safetensors, or a training run;
+                a LoRA of stage 1 changes the VAE's encoder too.
+            adapter_name: several can be loaded under several names.
+            scale: a dial between the base, 0, and the LoRA as it was trained, 1.
 
         Raises:
             CheckpointError: no adapter there, or one of another architecture.
-            OptionError: an adapter of this name is loaded, or another before one of stage 1.
+            OptionError: an adapter of this name is loaded.
         """
         if adapter_name in getattr(self.unet, "peft_config", {}):
             raise OptionError(
                 f"adapter_name = {adapter_name!r}: a LoRA of this name is loaded; give another name"
             )
-        adapter = find_adapter(folder)
-        if is_stage1(adapter):
-            self._load_stage1(adapter, adapter_name)
-        else:
-            load_lora(self.unet, adapter, adapter_name)
-        self.unet.eval()  # the dropout of a new adapter starts in training mode
-        self.vae.eval()
+        load_adapter(self.generator, folder, adapter_name, self._given, scale)
+        self.register_to_config(prompt=self.generator.prompt)
 
-    def _load_stage1(self, adapter: Path, name: str) -> None:
-        if lora_parameters(self.unet):
-            raise OptionError(
-                f"'{adapter}' is a LoRA of stage 1 and replaces weights: load it before any other"
-            )
-        settings = GeneratorAdapters(self.unet, self.vae, name).load(adapter)
-        self.scheduler.set_timesteps_pair(settings["t_add"], settings["t_diff"])
-        self.register_to_config(prompt=settings["prompt"])
-        self.generator.prompt = settings["prompt"]
+    def merge_lora_weights(self) -> None:
+        """Merge loaded LoRAs into the weights: the same function, and faster."""
+        merge_adapters(self.generator)
 
     def release_text_encoder(self, prompts: Sequence[str], reload: Callable[[], nn.Module]) -> None:
         """Compute the embeddings of `prompts` and drop the text encoder from memory.

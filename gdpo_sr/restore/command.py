@@ -16,6 +16,8 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
+from gdpo_sr.checkpoints.lora import find_adapter
+from gdpo_sr.checkpoints.meaning import Meaning, base_of, read_meaning, tell_override
 from gdpo_sr.data.captions import file_captions
 from gdpo_sr.generators.base_folder import base_folder
 from gdpo_sr.generators.load import load_text_encoder
@@ -42,6 +44,7 @@ _LONGEST_WAIT = timedelta(days=7)  # of a process for the others, which may have
 def run(args: argparse.Namespace, jobs: list[Job]) -> int:
     """Restore pictures as `gdpo_sr.inference.main` says; its result and its errors."""
     _check(args)
+    _choose_base(args)
     device = checked_device(args.device) if args.device else None
     state = PartialState(cpu=args.device == "cpu", timeout=_LONGEST_WAIT)
     captions = _captions(jobs) if args.captions else {}
@@ -101,6 +104,13 @@ def _captions(jobs: list[Job]) -> dict[Path, str]:
     return dict(zip(sources, file_captions(sources), strict=True))
 
 
+def _choose_base(args: argparse.Namespace) -> None:
+    """base, revision, unet and vae as given, else those that the LoRA was trained on."""
+    meaning = read_meaning(find_adapter(args.lora)) if args.lora else Meaning()
+    for name, value in base_of(meaning, vars(args)).items():
+        setattr(args, name, value)
+
+
 def _announce(found: Standing, count: int) -> None:
     """Which results are left as they are, and which are made again and why."""
     if found.kept:
@@ -156,14 +166,21 @@ def _build(args: argparse.Namespace, device: torch.device) -> OneStepSRPipeline:
     transformers.utils.logging.disable_progress_bar()
     dtype = PRECISIONS[args.precision]
     pipe = OneStepSRPipeline.from_pretrained(
-        args.base, torch_dtype=dtype, t_add=args.t_add, unet=args.unet, vae=args.vae
+        args.base,
+        args.revision,
+        torch_dtype=torch.float32 if args.lora else dtype,  # rounded when it is merged
+        t_add=args.t_add,
+        unet=args.unet,
+        vae=args.vae,
     )
     if args.lora:
-        pipe.load_lora_weights(args.lora)
-    pipe.to(device)
+        pipe.load_lora_weights(args.lora, scale=args.lora_scale)
+        tell_override("prompt", args.prompt, pipe.config.prompt)
+        pipe.merge_lora_weights()
+    pipe.to(device, dtype)
     if not args.captions:  # one prompt for all pictures
         prompt = pipe.config.prompt if args.prompt is None else args.prompt
-        text_encoder = partial(load_text_encoder, base_folder(args.base), dtype)
+        text_encoder = partial(load_text_encoder, base_folder(args.base, args.revision), dtype)
         pipe.release_text_encoder([prompt], text_encoder)
     if args.compile:
         pipe.compile()

@@ -30,7 +30,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
     Raises:
         CheckpointError: no such base, part or LoRA.
     """
-    folders = {"base": base_folder(args.base)}
+    folders = {"base": base_folder(args.base, args.revision)}
     if args.unet:
         folders["unet"] = part_folder(args.unet, "unet")
     if args.vae:
@@ -41,6 +41,8 @@ def settings_of(args: argparse.Namespace) -> Settings:
     size = {key: value for key, value in size.items() if value is not None}
     size = size if len(size) == 1 else {k: v for k, v in size.items() if k != "scale"}
     models = {k: {"folder": str(v), "sha256": fingerprint(v)} for k, v in folders.items()}
+    if args.lora:
+        models["lora"]["scale"] = args.lora_scale
     same = {key: getattr(args, key) for key in _SAME_PICTURE}
     return {"version": __version__, **models, **same, "size": size}
 

@@ -4,7 +4,6 @@ and distillation losses (GDPO-SR section 3.1).
 
 from __future__ import annotations
 
-import copy
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -13,7 +12,8 @@ from torch import nn
 
 from gdpo_sr.checkpoints.generator_adapters import GeneratorAdapters
 from gdpo_sr.checkpoints.lora import adapters_disabled
-from gdpo_sr.checkpoints.model_folder import save_model_folder
+from gdpo_sr.checkpoints.meaning import Meaning, apply_meaning, given_in, read_meaning
+from gdpo_sr.checkpoints.model_folder import components_of, save_model_folder
 from gdpo_sr.config.run_options import MetricOptions
 from gdpo_sr.config.stage1_options import VSDOptions
 from gdpo_sr.group.build_score import build_score_networks, score_texts
@@ -79,9 +79,11 @@ class NAOSDModel(BaseModel):
             return {f"unet.{name}": p for name, p in unet.named_parameters()}
         self.adapters = GeneratorAdapters(unet, self.generator.vae)
         if o.path.pretrain_lora is not None:
-            self.adapters.load(o.path.pretrain_lora, trainable=True)
+            adapter = self.adapters.load(o.path.pretrain_lora, trainable=True)
+            apply_meaning(self.generator, read_meaning(adapter), given_in(o.network_g))
         else:
             self.adapters.add(o.train.lora.rank, o.train.lora.alpha, o.train.lora.dropout)
+        self.meaning = Meaning.of(self.generator, o.network_g)
         return self.adapters.parameters()
 
     def _build_perceptual(self) -> dict[str, PerceptualLoss]:
@@ -236,21 +238,7 @@ class NAOSDModel(BaseModel):
     def save_model(self, name: str) -> None:
         """Adapters, or the whole model in diffusers layout, as `models/<name>`."""
         folder = self.paths.models / name
-        t = self.generator.scheduler.config
         if self.adapters is not None:
-            settings = {"t_add": t.t_add, "t_diff": t.t_diff, "prompt": self.generator.prompt}
-            self.adapters.save(folder, settings)
-            return
-        save_model_folder(self._whole_model(), folder)
-
-    def _whole_model(self) -> dict[str, Any]:
-        """Parts of a pipeline; the UNet is a copy, since a pipeline freezes what it gets."""
-        g = self.generator
-        return {
-            "unet": copy.deepcopy(g.unet),
-            "vae": g.vae,
-            "text_encoder": g.prompt_encoder.whole_text_encoder(),
-            "tokenizer": g.prompt_encoder.tokenizer,
-            "scheduler": g.scheduler,
-            "prompt": g.prompt,
-        }
+            self.adapters.save(folder, self.meaning)
+        else:
+            save_model_folder(components_of(self.generator), folder)

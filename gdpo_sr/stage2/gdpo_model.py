@@ -11,7 +11,9 @@ import torch
 from accelerate.utils import broadcast_object_list
 from torch import nn
 
-from gdpo_sr.checkpoints.lora import add_lora, load_lora, save_lora
+from gdpo_sr.checkpoints.load_adapter import continue_adapter
+from gdpo_sr.checkpoints.lora import add_lora, save_lora
+from gdpo_sr.checkpoints.meaning import Meaning, given_in
 from gdpo_sr.generators.dropout import without_dropout
 from gdpo_sr.group.chunked_update import ChunkedBackward
 from gdpo_sr.group.group_update import GroupUpdate, group_update
@@ -58,9 +60,10 @@ class GDPOModel(BaseModel):
         self.generator = build_base_generator(o.network_g).to(self.accelerator.device)
         unet = self.generator.unet
         if o.path.pretrain_lora is not None:
-            load_lora(unet, o.path.pretrain_lora, trainable=True)
+            continue_adapter(self.generator, o.path.pretrain_lora, given_in(o.network_g))
         else:
             add_lora(unet, o.train.lora.rank, o.train.lora.alpha, o.train.lora.dropout)
+        self.meaning = Meaning.of(self.generator, o.network_g)
         self.reference = Reference(unet, o.train.reference.refresh_every > 0)
         set_up_networks([unet, self.generator.vae], o.train)
         if spreads_weights(self.accelerator):
@@ -214,4 +217,4 @@ class GDPOModel(BaseModel):
 
     def save_model(self, name: str) -> None:
         """The LoRA in PEFT's format, as `models/<name>`."""
-        save_lora(self.generator.unet, self.paths.models / name)
+        save_lora(self.generator.unet, self.paths.models / name, self.meaning)

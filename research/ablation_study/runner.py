@@ -11,7 +11,8 @@ from typing import Any
 
 from ablation_study.plan import Common, Job
 from ablation_study.results import Results, base_digest, run_name
-from gdpo_sr.checkpoints.lora import load_lora
+from gdpo_sr.checkpoints.load_adapter import load_adapter
+from gdpo_sr.checkpoints.meaning import given_in
 from gdpo_sr.config.schema import GDPOOptions
 from gdpo_sr.data.folder import usable_photos
 from gdpo_sr.data.validation import make_validation_set
@@ -107,7 +108,7 @@ class Runner:
             network = network.model_copy(update={"t_add": job.row.t_add})
         generator = build_base_generator(network)
         if job.row.train:
-            load_lora(generator.unet, self._folder(job))
+            load_adapter(generator, self._folder(job), given=given_in(network))
         scores = {name: self._score(generator, pairs) for name, pairs in self._photos.items()}
         values = {
             "rewarded": rewarded(options) if job.row.train else [],

@@ -47,8 +47,8 @@ LAYERS = (
     {"generators", "data", "rewards", "metrics", "losses", "checkpoints"},
     {"group", "pipelines"},
     {"trainer"},
-    {"stage1", "stage2", "restore", "evaluation"},
-    {"train", "inference", "evaluate", "cli", "__main__"},
+    {"stage1", "stage2", "restore", "evaluation", "publish"},
+    {"train", "inference", "evaluate", "merge", "convert", "export", "cli", "__main__"},
 )
 TOP = len(LAYERS)  # the package's own __init__: the public surface, above everything
 # What an installation does not have: nothing of the package may import it.

@@ -14,11 +14,13 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file
 
-from gdpo_sr.checkpoints.convert import main
 from gdpo_sr.checkpoints.generator_adapters import GeneratorAdapters
 from gdpo_sr.checkpoints.lora import adapter_of, add_lora, lora_parameters, save_lora
-from gdpo_sr.checkpoints.merge import merged_pipeline
+from gdpo_sr.checkpoints.meaning import Meaning, sample_weights
+from gdpo_sr.checkpoints.merge import merged_generator
+from gdpo_sr.checkpoints.model_folder import components_of, save_model_folder
 from gdpo_sr.cli import main as gdpo_sr
+from gdpo_sr.convert import main
 from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline
 from gdpo_sr.types import CheckpointError, GDPOSRError, OptionError
 from tests.released_checkpoints import released_state
@@ -59,17 +61,17 @@ def made(base: Path, tmp_path_factory) -> SimpleNamespace:
     with torch.no_grad():
         adapters.conv_in.weight.mul_(1.5)
     settings = {"t_add": 250, "t_diff": 100, "prompt": "clean, high-resolution, 8k"}
-    adapters.save(root / "lora1", settings)
+    adapters.save(root / "lora1", Meaning(**settings))
     unet, vae = (adapter_of(n).tensors for n in (pipeline.unet, pipeline.vae))
     state = released_state(unet, adapters.conv_in.state_dict(), vae, RANK)
     torch.save(state, root / "stage1.pkl")
 
-    tuned = merged_pipeline(root / "base", root / "lora1")
-    tuned.save_pretrained(root / "merged1")
+    tuned = merged_generator(root / "lora1", {"base": root / "base"})
+    save_model_folder(components_of(tuned), root / "merged1")
     conv_in = {name: value.clone() for name, value in tuned.unet.conv_in.state_dict().items()}
     add_lora(tuned.unet, RANK)
     fill(lora_parameters(tuned.unet), 2)
-    save_lora(tuned.unet, root / "lora2")
+    save_lora(tuned.unet, root / "lora2", Meaning())
     torch.save(
         released_state(adapter_of(tuned.unet).tensors, conv_in, {}, RANK), root / "stage2.pkl"
     )
@@ -90,6 +92,13 @@ def test_a_lora_is_what_our_trainer_writes(made, tmp_path: Path, stage: int, on:
     names = sorted(str(f.relative_to(own)) for f in own.rglob("*") if f.is_file())
     assert names == sorted(str(f.relative_to(out)) for f in out.rglob("*") if f.is_file())
     for name in names:
+        if name == "gdpo_sr.json":
+            expected = json.loads((own / name).read_text())
+            if on is not None:
+                original = OneStepSRPipeline.from_pretrained(getattr(made, on)).unet
+                expected |= {"base": getattr(made, on), "weights": sample_weights(original)}
+            assert json.loads((out / name).read_text()) == expected
+            continue
         if name.endswith(".json"):
             assert json.loads((out / name).read_text()) == json.loads((own / name).read_text())
             continue
@@ -107,7 +116,7 @@ def test_a_merged_model(made, tmp_path: Path, stage: int, on: str, capsys):
     arguments = [str(path), "-o", str(out), "--base", getattr(made, on), "--merged"]
     assert gdpo_sr(["convert", *arguments, "--t_add", "300"]) == 0
     assert str(out) in capsys.readouterr().out
-    expected = merged_pipeline(getattr(made, on), made.root / f"lora{stage}")
+    expected = merged_generator(made.root / f"lora{stage}", {"base": getattr(made, on)})
     for part in ("unet", "vae"):
         found = weights(out, part)
         for name, tensor in getattr(expected, part).state_dict().items():
@@ -161,7 +170,6 @@ def bad(made, tmp_path_factory) -> dict[str, list[str]]:
         "stage2.pkl': conv_in.lora_B.weight": [second, "--base", str(root / "wider")],
         "merged model of its stage 1 as --base": [second, "--base", made.base],
         "--merged needs": [first, "--merged"],
-        "--t_add is saved with a model": [second, "--t_add", "3"],
         "holds networks only": [made.merged1],
         "holds neither unet/config.json": [str(root / "empty"), "--base", made.base],
         "text embeddings of width 8": [str(root / "narrow"), "--base", made.base],
@@ -177,7 +185,6 @@ MESSAGES = [
     "stage2.pkl': conv_in.lora_B.weight",
     "merged model of its stage 1 as --base",
     "--merged needs",
-    "--t_add is saved with a model",
     "holds networks only",
     "holds neither unet/config.json",
     "text embeddings of width 8",

@@ -14,17 +14,18 @@ from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from gdpo_sr.checkpoints import hub
-from gdpo_sr.checkpoints.export import main
 from gdpo_sr.checkpoints.generator_adapters import GeneratorAdapters
 from gdpo_sr.checkpoints.lora import add_lora, load_lora, lora_parameters, save_lora
-from gdpo_sr.checkpoints.model_card import without_folders
+from gdpo_sr.checkpoints.meaning import Meaning
 from gdpo_sr.cli import main as gdpo_sr
 from gdpo_sr.config.load import dump_options, load_options
 from gdpo_sr.config.yaml_file import parse_yaml
+from gdpo_sr.export import main
 from gdpo_sr.generators.base_folder import base_folder
 from gdpo_sr.generators.load import load_components
 from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline
+from gdpo_sr.publish import hub
+from gdpo_sr.publish.model_card import without_folders
 from gdpo_sr.trainer.report import Comparison, MetricComparison
 from gdpo_sr.types import CheckpointError, OptionError
 
@@ -92,7 +93,7 @@ def exported(run: Path, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "name, rank, alpha", [("tiny", 4, None), ("tiny", 2, 5), ("mini", 4, None)]
+    "name, rank, alpha", [("tiny", 4, None), ("tiny", 2, 5), ("mini-diffusion", 4, None)]
 )
 def test_others_load_the_same_lora(base: Path, tmp_path: Path, caplog, name, rank, alpha):
     """A diffusers pipeline, a diffusers UNet and PEFT give what our own loader gives."""
@@ -128,6 +129,7 @@ def test_files(exported: Path, run: Path):
         "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
+        "gdpo_sr.json",
         "pytorch_lora_weights.safetensors",
     ]
     ours = load_file(run / "models" / "lora_latest" / "adapter_model.safetensors")
@@ -167,7 +169,7 @@ def test_stage_1_is_exported_merged(base: Path, tmp_path: Path):
     adapters = GeneratorAdapters(pipeline.unet, pipeline.vae)
     adapters.add(2)
     fill(lora_parameters(pipeline.unet) + lora_parameters(pipeline.vae))
-    adapters.save(tmp_path / "lora", {"t_add": 200, "t_diff": 100, "prompt": "clear"})
+    adapters.save(tmp_path / "lora", Meaning(t_add=200, t_diff=100, prompt="clear"))
     with pytest.raises(CheckpointError, match="changes the VAE.*--format merged"):
         main([str(tmp_path / "lora"), "-o", str(tmp_path / "out")])
     with pytest.raises(OptionError, match="name its base with --base"):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gdpo_sr.config.network_options import NetworkOptions
+from gdpo_sr.checkpoints.meaning import Meaning
 from gdpo_sr.config.yaml_file import dump_yaml, read_yaml
 from gdpo_sr.generators.base_folder import EMBEDDED, mirrors
 from gdpo_sr.trainer.report import Comparison, MetricComparison, mean
@@ -62,22 +62,22 @@ def read_run(folder: Path) -> RunFacts:
 
 
 def model_card(
-    run: RunFacts, title: str, merged: bool, network: NetworkOptions | None, licence: str | None
+    run: RunFacts, title: str, merged: bool, meaning: Meaning, licence: str | None
 ) -> str:
     """The text of README.md: front matter, how to load, what was done, what was measured.
 
     Args:
         title: name of the model.
         merged: whether it is a complete model or a LoRA.
-        network: the base; None where it is unknown.
+        meaning: of the model; its base is None where it is unknown.
         licence: identifier of the hub such as apache-2.0; None leaves it open.
     """
     parts = [
-        _front_matter(merged, network, licence),
+        _front_matter(merged, meaning, licence),
         f"# {title}",
         _summary(run, merged),
-        "## How to load\n\n" + (_load_merged() if merged else _load_lora(network)),
-        "## Training\n\n" + _facts(run, network),
+        "## How to load\n\n" + (_load_merged() if merged else _load_lora(meaning)),
+        "## Training\n\n" + _facts(run, meaning),
         "## Figures\n\n" + _figures(run),
         "## Licence\n\n" + (licence or "Not stated by who made this model; ask before using it."),
     ]
@@ -87,11 +87,11 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 
-def _front_matter(merged: bool, network: NetworkOptions | None, licence: str | None) -> str:
+def _front_matter(merged: bool, meaning: Meaning, licence: str | None) -> str:
     values: dict[str, Any] = {} if licence is None else {"license": licence}
     values |= {"library_name": "diffusers", "pipeline_tag": "image-to-image"}
     values["tags"] = ["super-resolution", "one-step-diffusion", "gdpo"]
-    base = None if network is None else mirrors(network.base)[0]
+    base = None if meaning.base is None else mirrors(meaning.base)[0]
     if base is not None and is_hub_id(base):
         values["base_model"] = base
         values["base_model_relation"] = "finetune" if merged else "adapter"
@@ -129,8 +129,8 @@ def _load_merged() -> str:
     )
 
 
-def _load_lora(network: NetworkOptions | None) -> str:
-    base = "BASE" if network is None else mirrors(network.base)[0]
+def _load_lora(meaning: Meaning) -> str:
+    base = "BASE" if meaning.base is None else mirrors(meaning.base)[0]
     base = base if base in EMBEDDED or is_hub_id(base) else "BASE"
     return (
         "```python\n"
@@ -146,13 +146,13 @@ def _load_lora(network: NetworkOptions | None) -> str:
     )
 
 
-def _facts(run: RunFacts, network: NetworkOptions | None) -> str:
+def _facts(run: RunFacts, meaning: Meaning) -> str:
     """A list of what was done; unknown things are left out."""
     train, data = (run.options.get(key, {}) for key in ("train", "datasets"))
     facts = {
         "base": "not recorded"
-        if network is None
-        else base_text(mirrors(network.base)[0]) + _own_parts(network),
+        if meaning.base is None
+        else base_text(mirrors(meaning.base)[0]) + _own_parts(meaning),
         "updates": _updates(run.updates, train.get("total_iter")),
         "LoRA rank": train.get("lora", {}).get("rank"),
         "group size": train.get("group_size"),
@@ -165,8 +165,8 @@ def _facts(run: RunFacts, network: NetworkOptions | None) -> str:
     return "\n".join(f"- {name}: {value}" for name, value in facts.items() if value is not None)
 
 
-def _own_parts(network: NetworkOptions) -> str:
-    own = [part for part in ("unet", "vae") if getattr(network, part) is not None]
+def _own_parts(meaning: Meaning) -> str:
+    own = [part for part in ("unet", "vae") if getattr(meaning, part) is not None]
     return f" (with another {' and '.join(own)})" if own else ""
 
 

@@ -1,0 +1,76 @@
+"""A trained adapter of either stage on a generator, with what it means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gdpo_sr.checkpoints.generator_adapters import GeneratorAdapters
+from gdpo_sr.checkpoints.lora import (
+    attach_lora,
+    find_adapter,
+    is_stage1,
+    load_lora,
+    lora_parameters,
+    merge_lora,
+    read_adapter,
+)
+from gdpo_sr.checkpoints.meaning import apply_meaning, check_base, read_meaning
+from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
+from gdpo_sr.types import CheckpointError
+
+
+def load_adapter(
+    generator: NoiseAwareGenerator,
+    folder: str | Path,
+    name: str = "default",
+    given: Mapping[str, Any] | None = None,
+    scale: float = 1.0,
+) -> None:
+    """Add the adapter in `folder`, or of the run there, and restore as it was trained to.
+
+    Args:
+        name: of the adapter on the networks.
+        given: t_add, t_diff and prompt as the user gave them; they go before the training's.
+        scale: 1 is the adapter as trained, 0 the base.
+
+    Raises:
+        CheckpointError: there is none, or it does not fit this base.
+    """
+    adapter = find_adapter(folder)
+    meaning = read_meaning(adapter)
+    if is_stage1(adapter):
+        if lora_parameters(generator.unet):
+            raise CheckpointError(
+                f"'{adapter}' is a LoRA of stage 1 and replaces weights: load it before any other"
+            )
+        GeneratorAdapters(generator.unet, generator.vae, name).load(adapter, scale=scale)
+    else:
+        attach_lora(generator.unet, read_adapter(adapter), adapter, name, scale=scale)
+    check_base(generator.unet, meaning, adapter)
+    apply_meaning(generator, meaning, given)
+    generator.eval()  # the dropout of a new adapter starts in training mode
+
+
+def continue_adapter(
+    generator: NoiseAwareGenerator, folder: str | Path, given: Mapping[str, Any]
+) -> None:
+    """`load_adapter` of stage 2 for further training: its parameters are trainable.
+
+    Raises:
+        CheckpointError: there is none, it does not fit, or it is of stage 1.
+    """
+    adapter = find_adapter(folder)
+    load_lora(generator.unet, adapter, trainable=True)
+    meaning = read_meaning(adapter)
+    check_base(generator.unet, meaning, adapter)
+    apply_meaning(generator, meaning, given)
+
+
+def merge_adapters(generator: NoiseAwareGenerator) -> NoiseAwareGenerator:
+    """Merge what is on UNet and VAE into their weights; same function."""
+    for network in (generator.unet, generator.vae):
+        if lora_parameters(network):
+            merge_lora(network)
+    return generator
