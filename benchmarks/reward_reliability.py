@@ -17,7 +17,7 @@ import argparse
 import torch
 
 from gdpo_sr.config.load import load_options
-from gdpo_sr.group.sample import sample_candidates
+from gdpo_sr.group.sample import sample_group
 from gdpo_sr.metrics import Metric, create_metric
 from gdpo_sr.trainer.build_data import build_base_generator, build_degradation, build_training_set
 from gdpo_sr.types import SRBatch
@@ -51,7 +51,7 @@ def draw_groups(size: int, groups: int, group_size: int) -> tuple[torch.Tensor, 
     lr = build_degradation(options)(hr, rng)
     prompts = generator.prompts_of(None, groups)
     batch = SRBatch(lr, hr, prompts, [""] * groups)
-    return sample_candidates(generator, batch, group_size, rng), hr
+    return sample_group(generator, batch, group_size, rng).images, hr
 
 
 def row(name: str, metric: Metric, candidates: torch.Tensor, hr: torch.Tensor) -> str:

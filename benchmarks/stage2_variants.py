@@ -19,11 +19,12 @@ from gdpo_sr.checkpoints.lora import add_lora
 from gdpo_sr.config.load import load_options
 from gdpo_sr.config.paths import ExperimentPaths
 from gdpo_sr.generators.load import build_generator, load_components
-from gdpo_sr.group.attribute_aware import content_weights, estimate_advantages
+from gdpo_sr.group.advantages import group_advantages
 from gdpo_sr.group.errors import draw_update_noise
 from gdpo_sr.group.sample import draw_group_noise, enlarge_lr
 from gdpo_sr.group.score import score_candidates
 from gdpo_sr.losses import gdpo_loss
+from gdpo_sr.rewards.texture_share import texture_share
 from gdpo_sr.stage2.gdpo_model import GDPOModel
 from gdpo_sr.trainer.optimization import build_optimizer
 from gdpo_sr.trainer.random_sources import RandomSources
@@ -131,8 +132,9 @@ class NaiveStep:
         """One update; returns its loss."""
         group, g = self._sample(batch), self.train.group_size
         scores = score_candidates(self.rewards, group, batch.hr)
-        advantages = estimate_advantages(scores, self.rewards, content_weights(batch.hr))
-        posterior, noise = draw_update_noise(self.policy, group, self.random["update"])
+        advantages = group_advantages(scores, texture_share(batch.hr), self.rewards)
+        latents = torch.empty(1, g, *self.policy.latent_shape(batch.hr)[1:], device=group.device)
+        posterior, noise = draw_update_noise(latents, self.random["update"])
         scheduler = self.policy.scheduler
         with self.accelerator.autocast():
             with torch.no_grad():

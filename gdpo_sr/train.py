@@ -10,15 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gdpo_sr.config.load import dump_options, load_options
 from gdpo_sr.config.paths import ExperimentPaths
 from gdpo_sr.config.resume_rules import check_resumed
-from gdpo_sr.config.schema import Options
 from gdpo_sr.types import OptionError
 
-if TYPE_CHECKING:  # torch and all that stands on it load slowly; --help and --dry_run do without
+if TYPE_CHECKING:  # torch and all that stands on it load slowly; --help does without
     from accelerate import Accelerator
 
+    from gdpo_sr.config.schema import Options
     from gdpo_sr.trainer.base_model import BaseModel
     from gdpo_sr.trainer.report import Comparison
 
@@ -136,6 +135,7 @@ def _train(
     """All that can be refused comes first, then the first file is written."""
     from accelerate.utils import set_seed
 
+    from gdpo_sr.config.load import dump_options
     from gdpo_sr.trainer.processes import log_processes
 
     set_seed(options.manual_seed)
@@ -184,6 +184,8 @@ def control_of(options: Options) -> Options:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     arguments = parse_arguments(argv)
+    from gdpo_sr.config.load import dump_options, load_options
+
     options = load_options(arguments.opt, arguments.force_yml)
     if arguments.control and options.model_type != "GDPOModel":
         raise OptionError(

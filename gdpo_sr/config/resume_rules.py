@@ -57,7 +57,6 @@ RULES = (
     Rule("train.losses.vsd.lora.*", "refused", "the fake score was trained with it"),
     Rule("train.loss.type", "refused", "it is another loss"),
     Rule("train.loss.omega", "refused", "between a number and auto"),
-    Rule("train.reference.*", "refused", "the reference was made with it"),
     Rule("train.control", "refused", "it is another experiment"),
     Rule("train.gradient_checkpointing", "free"),
     Rule("train.channels_last", "free"),

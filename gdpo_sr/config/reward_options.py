@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from gdpo_sr.config.base import OptionGroup, raise_problems
 from gdpo_sr.config.run_options import MetricOptions
+from gdpo_sr.option_group import OptionGroup, raise_problems
 
 
 class RewardOptions(MetricOptions):

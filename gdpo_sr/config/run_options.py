@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from gdpo_sr.config.base import OptionGroup, raise_problems
+from gdpo_sr.option_group import OptionGroup, raise_problems
 
 
 class MetricOptions(OptionGroup):

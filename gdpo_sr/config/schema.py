@@ -7,12 +7,12 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from gdpo_sr.config.base import OptionGroup, raise_problems
 from gdpo_sr.config.data_options import DatasetOptions
 from gdpo_sr.config.network_options import NetworkOptions
 from gdpo_sr.config.run_options import MetricOptions, RunOptions
 from gdpo_sr.config.stage1_options import ScoreNetworkOptions, Stage1TrainOptions
 from gdpo_sr.config.train_options import TrainOptions
+from gdpo_sr.option_group import OptionGroup, raise_problems
 
 
 class PathOptions(OptionGroup):

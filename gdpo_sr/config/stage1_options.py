@@ -9,9 +9,9 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from gdpo_sr.config.base import OptionGroup
 from gdpo_sr.config.network_options import BaseName
 from gdpo_sr.config.run_options import LoraOptions, MetricOptions, OptimizerOptions, RunOptions
+from gdpo_sr.option_group import OptionGroup
 
 
 class ReconstructionOptions(OptionGroup):

@@ -7,21 +7,12 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from gdpo_sr.config.base import OptionGroup
-from gdpo_sr.config.loss_options import GDPOLossOptions, LossOptions
+from gdpo_sr.config.loss_options import LossOptions
 from gdpo_sr.config.reward_options import AdvantageOptions, RewardSetOptions
 from gdpo_sr.config.run_options import RunOptions
-
-
-class ReferenceOptions(OptionGroup):
-    """The frozen policy that errors are compared with; it starts as the base."""
-
-    refresh_every: int = Field(
-        0, ge=0, description="Updates between refreshes from the policy; 0: never (the paper)."
-    )
-    mix: float = Field(
-        1.0, gt=0, le=1, description="Share of the policy in a refreshed reference; 1: a copy."
-    )
+from gdpo_sr.losses import LOSSES
+from gdpo_sr.losses.gdpo_loss import GDPOLossOptions
+from gdpo_sr.option_group import OptionGroup
 
 
 class DiversityOptions(OptionGroup):
@@ -42,6 +33,13 @@ class DiversityOptions(OptionGroup):
         if not 0 <= low < high <= 999:
             raise ValueError(f"t_add_range = [{low}, {high}]: needs 0 <= first < last <= 999")
         return self
+
+    def steps(self, group_size: int) -> tuple[int, ...] | None:
+        """The step of each of so many candidates; None: the network's own for all."""
+        if self.source == "noise":
+            return None
+        low, high = self.t_add_range
+        return tuple(round(low + (high - low) * g / (group_size - 1)) for g in range(group_size))
 
 
 class AlarmOptions(OptionGroup):
@@ -92,22 +90,11 @@ class TrainOptions(RunOptions):
     target: Literal["noise", "x0"] = Field(
         "noise", description="Error the loss compares: predicted noise (the paper) or clean latent."
     )
-    shared_noise: bool = Field(
-        False, description="Add the same noise to all candidates of a group in the update."
-    )
     sampler: Literal["reference", "policy"] = Field(
         "reference", description="Who samples the candidates: the reference (the paper) or policy."
     )
-    reference: ReferenceOptions = Field(
-        default_factory=ReferenceOptions, description="The frozen policy, refreshed or not."
-    )
     diversity: DiversityOptions = Field(
         default_factory=DiversityOptions, description="What makes candidates differ."
-    )
-    spatial: bool = Field(
-        False,
-        description="Score fidelity on smooth and perception on textured regions, and weigh every "
-        "latent element's error by the advantage of its region (loss gdpo).",
     )
     cell_size: int | None = Field(
         None,
@@ -129,17 +116,12 @@ class TrainOptions(RunOptions):
         "none", description="permuted_advantages: shuffle advantages in the group, to compare with."
     )
 
-    @property
-    def by_element(self) -> bool:
-        """Whether every latent element has an advantage of its own."""
-        return self.spatial or self.cell_size is not None
-
     def _problems(self) -> Iterator[str]:
         yield from super()._problems()
-        if self.update_input == "lr" and (self.target != "x0" or self.shared_noise):
+        if self.update_input == "lr" and self.target != "x0":
             yield (
-                f"update_input = lr needs target = x0 and shared_noise = false, not {self.target} "
-                f"and {str(self.shared_noise).lower()}: change them, or use update_input: candidate"
+                f"update_input = lr needs target = x0, not {self.target}: change it, or use "
+                "update_input: candidate"
             )
         if self.group_chunk is not None and self.group_chunk > self.group_size:
             yield (
@@ -151,21 +133,19 @@ class TrainOptions(RunOptions):
                 f"update_chunk = {self.update_chunk} must not exceed "
                 f"group_size = {self.group_size}: lower it, or null for a whole batch"
             )
-        if self.reuse_latents and self.loss.type == "grpo":
-            yield "reuse_latents = true has no effect with loss.type = grpo: set it to false"
-        yield from self._method_problems()
-
-    def _method_problems(self) -> Iterator[str]:
-        if self.spatial and self.loss.type != "gdpo":
-            yield f"spatial = true needs loss.type = gdpo, not {self.loss.type}: change one"
-        if self.cell_size is not None and self.loss.type == "multi_pair_dpo":
-            yield (
-                f"cell_size = {self.cell_size} does not go with loss.type = multi_pair_dpo, whose "
-                "pairs are of whole pictures: set cell_size to null"
-            )
-        if self.cell_size is not None and self.spatial:
-            yield f"cell_size = {self.cell_size} and spatial = true exclude each other: drop one"
+        yield from self._loss_problems()
         yield from self._texture_problems()
+
+    def _loss_problems(self) -> Iterator[str]:
+        name = self.loss.type
+        loss = LOSSES.get(name)
+        if self.reuse_latents and loss.acts:
+            yield f"reuse_latents = true has no effect with loss.type = {name}: set it to false"
+        if self.cell_size is not None and not loss.by_element:
+            yield (
+                f"cell_size = {self.cell_size} does not go with loss.type = {name}, which "
+                "compares whole pictures: set cell_size to null"
+            )
 
     def _texture_problems(self) -> Iterator[str]:
         patch, fixed = self.reward.texture.patch_size, self.reward.fixed_perception_weight
@@ -174,9 +154,4 @@ class TrainOptions(RunOptions):
                 f"cell_size = {self.cell_size} is smaller than reward.texture.patch_size = "
                 f"{patch}, so a cell's texture cannot be measured: enlarge the cells, or give "
                 "reward.fixed_perception_weight"
-            )
-        if self.spatial and self.reward.fixed_perception_weight is not None:
-            yield (
-                "spatial = true weighs by region, so reward.fixed_perception_weight = "
-                f"{self.reward.fixed_perception_weight} has no effect: set it to null"
             )

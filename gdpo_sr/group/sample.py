@@ -3,49 +3,145 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from gdpo_sr.checkpoints.lora import adapters_disabled
+from gdpo_sr.generators.dropout import without_dropout
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
 from gdpo_sr.shared_random import draw_rows
 from gdpo_sr.types import SRBatch
 
-Sampler = Callable[[nn.Module], AbstractContextManager[None]]
-"""Context, for a UNet, in which it is one of its policies."""
+
+@dataclass(frozen=True)
+class Sampling:
+    """How groups are sampled; the defaults are the released step's.
+
+    Attributes:
+        by_policy: the network samples as it is now; False: the reference, its adapters off.
+        t_adds: G steps at which one noise is added, instead of G noises at the network's t_add.
+        action_sigma: standard deviation of noise added to the restored latents, the actions of a
+            Gaussian policy.
+        chunk: candidates per forward pass; None: all.
+    """
+
+    by_policy: bool = False
+    t_adds: tuple[int, ...] | None = None
+    action_sigma: float = 0.0
+    chunk: int | None = None
 
 
 class GroupNoise(NamedTuple):
-    """Noise for the encoder's posterior (B, c, h, w), and to inject (B, G, c, h, w)."""
+    """Noise for the encoder's posterior (B, c, h, w), None for its mean, and to inject
+    (B, G, c, h, w).
+    """
 
-    posterior: torch.Tensor
+    posterior: torch.Tensor | None
     injected: torch.Tensor
 
 
-class Group(NamedTuple):
-    """Candidates (B, G, 3, H, W); (B, G, c, h, w) each: the latents that they were decoded from,
-    the noisy ones that the UNet was given, and the noise that it predicted for them.
+@dataclass
+class Group:
+    """Candidates of B pictures and what it took to get them.
+
+    Attributes:
+        enlarged: LR pictures (B, 3, H, W) at the candidates' size, in [-1, 1].
+        prompts: B prompts.
+        images: (B, G, 3, H, W) in [0, 1].
+        latents: (B, G, c, h, w), what the images were decoded from.
+        states: (B, G, c, h, w), noisy latents of the LR pictures.
+        epsilon: (B, G, c, h, w), what was predicted for the states.
+        usual_state: (B, 1, c, h, w), the LR latents with noise at the network's own t_add where the
+            candidates come from several steps, else None.
+        by_policy: who sampled.
     """
 
+    enlarged: torch.Tensor
+    prompts: list[str]
     images: torch.Tensor
     latents: torch.Tensor
     states: torch.Tensor
     epsilon: torch.Tensor
+    usual_state: torch.Tensor | None = None
+    by_policy: bool = False
 
 
-class Actions(NamedTuple):
-    """What a Gaussian policy saw, meant and did, (B, G, c, h, w) each.
+def sample_group(
+    network: NoiseAwareGenerator,
+    batch: SRBatch,
+    group_size: int,
+    rng: torch.Generator,
+    sampling: Sampling = Sampling(),
+) -> Group:
+    """G restorations of every LR picture, each from its own noise.
 
-    Its state is the noisy latent of the LR picture, its action the restored latent.
+    Args:
+        network: its UNet may carry the adapters of the policy.
+        batch: LR and HR pictures and prompts.
+        group_size: G.
+        rng: draws the noise of the posterior, the injected noise, then that of the actions.
+        sampling: how.
     """
+    noise = draw_group_noise(network, batch, 1 if sampling.t_adds else group_size, rng)
+    sampler = without_dropout if sampling.by_policy else adapters_disabled
+    with sampler(network.unet):
+        enlarged = enlarge_lr(batch.lr, batch.hr)
+        return restore_group(network, enlarged, batch.prompts, noise, sampling, rng)
 
-    states: torch.Tensor
-    mean: torch.Tensor
-    actions: torch.Tensor
+
+@torch.no_grad()
+def restore_group(
+    network: NoiseAwareGenerator,
+    enlarged: torch.Tensor,
+    prompts: list[str],
+    noise: GroupNoise,
+    sampling: Sampling = Sampling(),
+    rng: torch.Generator | None = None,
+) -> Group:
+    """Candidates for given noise, by the network as it is; `rng` is for actions alone.
+
+    Args as `Group` and `sample_group`.
+    """
+    z_lr = network.encode(enlarged, noise.posterior)
+    states, usual = _states(network, z_lr, noise.injected, sampling.t_adds)
+    embeds = group_embeds(network, prompts, states.shape[1])
+    epsilon = predict_group(network, states, embeds, sampling.chunk)
+    latents = network.scheduler.predict_x0(states, epsilon)
+    if sampling.action_sigma and rng is not None:
+        xi = draw_noise(tuple(latents.shape), rng, latents.device, latents.dtype)
+        latents = latents + sampling.action_sigma * xi
+    images = in_chunks(network.decode, sampling.chunk, latents.flatten(0, 1))
+    images = images.unflatten(0, states.shape[:2]).float() / 2 + 0.5
+    return Group(enlarged, prompts, images, latents, states, epsilon, usual, sampling.by_policy)
+
+
+def _states(
+    network: NoiseAwareGenerator,
+    z_lr: torch.Tensor,
+    noise: torch.Tensor,
+    t_adds: Sequence[int] | None,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """What the UNet is given: z_LR (B, c, h, w) with noise (B, G, c, h, w) added, or one noise at
+    each of G steps, and then the same at the usual step.
+    """
+    add = network.scheduler.add_noise
+    usual = add(z_lr[:, None], noise)
+    if t_adds is None:
+        return usual, None
+    return torch.stack([add(z_lr, noise[:, 0], step) for step in t_adds], 1), usual
+
+
+def draw_group_noise(
+    network: NoiseAwareGenerator, batch: SRBatch, group_size: int, rng: torch.Generator
+) -> GroupNoise:
+    """Noise of a group, drawn in the order of its fields."""
+    b, *shape = network.latent_shape(batch.hr)
+    device, dtype = batch.hr.device, batch.hr.dtype
+    posterior = draw_noise((b, *shape), rng, device, dtype)
+    return GroupNoise(posterior, draw_noise((b, group_size, *shape), rng, device, dtype))
 
 
 def draw_noise(
@@ -61,7 +157,7 @@ def draw_noise(
 
 
 def enlarge_lr(lr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
-    """LR pictures (B, 3, h, w) in [0, 1], bicubic at the size of hr, in the generator's [-1, 1]."""
+    """LR pictures (B, 3, h, w) in [0, 1], bicubic at the size of hr, in the network's [-1, 1]."""
     return F.interpolate(lr, size=hr.shape[-2:], mode="bicubic").clamp(0, 1) * 2 - 1
 
 
@@ -70,177 +166,28 @@ def repeat_prompts(prompts: list[str], group_size: int) -> list[str]:
     return [prompt for prompt in prompts for _ in range(group_size)]
 
 
-def in_chunks(function, chunk: int | None, *tensors: torch.Tensor) -> torch.Tensor:
+def group_embeds(network: NoiseAwareGenerator, prompts: list[str], count: int) -> torch.Tensor:
+    """Embeddings of B prompts, each `count` times; (B, count, tokens, d)."""
+    embeds = network.prompt_encoder(repeat_prompts(prompts, count))
+    return embeds.unflatten(0, (len(prompts), count))
+
+
+def predict_group(
+    network: NoiseAwareGenerator,
+    noisy: torch.Tensor,
+    embeds: torch.Tensor,
+    chunk: int | None = None,
+) -> torch.Tensor:
+    """The UNet's noise predictions for noisy latents, (B, N, c, h, w); keeps a graph."""
+    flat = noisy.flatten(0, 1), embeds.flatten(0, 1)
+    return in_chunks(network.predict_epsilon, chunk, *flat).unflatten(0, noisy.shape[:2])
+
+
+def in_chunks(
+    function: Callable[..., torch.Tensor], chunk: int | None, *tensors: torch.Tensor
+) -> torch.Tensor:
     """`function(*tensors)` computed `chunk` rows at a time and concatenated (None: all at once)."""
     if chunk is None or chunk >= len(tensors[0]):
         return function(*tensors)
     parts = zip(*(t.split(chunk) for t in tensors), strict=True)
     return torch.cat([function(*part) for part in parts])
-
-
-def noisy_states(
-    generator: NoiseAwareGenerator,
-    latents: torch.Tensor,
-    noise: torch.Tensor,
-    t_adds: Sequence[int] | None = None,
-) -> torch.Tensor:
-    """What the UNet is given: latents (B, c, h, w) of LR pictures with noise (B, G, c, h, w) added.
-
-    `t_adds` holds a step for each of the G candidates; None: the generator's t_add for all.
-    """
-    steps = [None] * noise.shape[1] if t_adds is None else list(t_adds)
-    add = generator.scheduler.add_noise
-    return torch.stack([add(latents, noise[:, g], step) for g, step in enumerate(steps)], 1)
-
-
-def restored_latents(
-    generator: NoiseAwareGenerator,
-    states: torch.Tensor,
-    prompts: list[str],
-) -> torch.Tensor:
-    """z_SR of noisy states, both (B, G, c, h, w): the mean of the policy's output."""
-    shape = states.shape[:2]
-    embeds = generator.prompt_encoder(repeat_prompts(prompts, shape[1]))
-    flat = states.flatten(0, 1)
-    epsilon = generator.predict_epsilon(flat, embeds)
-    return generator.scheduler.predict_x0(flat, epsilon).unflatten(0, shape)
-
-
-@torch.no_grad()
-def generate_group(
-    generator: NoiseAwareGenerator,
-    enlarged: torch.Tensor,
-    noise: torch.Tensor,
-    prompts: list[str],
-    posterior_noise: torch.Tensor | None = None,
-    chunk: int | None = None,
-    t_adds: Sequence[int] | None = None,
-) -> torch.Tensor:
-    """Candidates for given noise.
-
-    Args:
-        generator: draws nothing itself.
-        enlarged: (B, 3, H, W) in [-1, 1].
-        noise: (B, G, c, h, w), standard normal.
-        prompts: B prompts.
-        posterior_noise: (B, c, h, w) for the encoder's posterior, or None for its mean.
-        chunk: candidates per forward pass.
-        t_adds: G steps at which noise is added, or None for the generator's.
-
-    Returns:
-        (B, G, 3, H, W) in [-1, 1].
-    """
-    return restore_group(generator, enlarged, noise, prompts, posterior_noise, chunk, t_adds).images
-
-
-@torch.no_grad()
-def restore_group(
-    generator: NoiseAwareGenerator,
-    enlarged: torch.Tensor,
-    noise: torch.Tensor,
-    prompts: list[str],
-    posterior_noise: torch.Tensor | None = None,
-    chunk: int | None = None,
-    t_adds: Sequence[int] | None = None,
-) -> Group:
-    """`generate_group` with what it took; pictures in [-1, 1]."""
-    shape = noise.shape[:2]
-    encoded = generator.encode(enlarged, posterior_noise)
-    states = noisy_states(generator, encoded, noise, t_adds).flatten(0, 1)
-    embeds = generator.prompt_encoder(repeat_prompts(prompts, shape[1]))
-
-    epsilon = in_chunks(generator.predict_epsilon, chunk, states, embeds)
-    latents = generator.scheduler.predict_x0(states, epsilon)
-    images = in_chunks(generator.decode, chunk, latents)
-    return Group(*(part.unflatten(0, shape) for part in (images, latents, states, epsilon)))
-
-
-def draw_group_noise(
-    generator: NoiseAwareGenerator, batch: SRBatch, group_size: int, rng: torch.Generator
-) -> GroupNoise:
-    """Noise of a group, drawn in the order of its fields."""
-    b, *shape = generator.latent_shape(batch.hr)
-    device, dtype = batch.hr.device, batch.hr.dtype
-    posterior_noise = draw_noise((b, *shape), rng, device, dtype)
-    return GroupNoise(posterior_noise, draw_noise((b, group_size, *shape), rng, device, dtype))
-
-
-def sample_candidates(
-    generator: NoiseAwareGenerator,
-    batch: SRBatch,
-    group_size: int,
-    rng: torch.Generator,
-    chunk: int | None = None,
-    noise: GroupNoise | None = None,
-    t_adds: Sequence[int] | None = None,
-    sampler: Sampler = adapters_disabled,
-) -> torch.Tensor:
-    """G restorations of every LR picture, each from its own noise; (B, G, 3, H, W) in [0, 1].
-
-    Arguments as `sample_group`.
-    """
-    return sample_group(generator, batch, group_size, rng, chunk, noise, t_adds, sampler).images
-
-
-def sample_group(
-    generator: NoiseAwareGenerator,
-    batch: SRBatch,
-    group_size: int,
-    rng: torch.Generator,
-    chunk: int | None = None,
-    noise: GroupNoise | None = None,
-    t_adds: Sequence[int] | None = None,
-    sampler: Sampler = adapters_disabled,
-) -> Group:
-    """`sample_candidates` with what it took.
-
-    Args:
-        generator: its UNet may carry adapters.
-        batch: LR and HR pictures and prompts.
-        group_size: G.
-        rng: for `draw_group_noise`, if `noise` is not given.
-        chunk, t_adds: as `generate_group`.
-        noise: from `draw_group_noise`.
-        sampler: context in which the UNet is who samples; the default is the reference that the
-            base is: the UNet without its adapters.
-    """
-    posterior_noise, injected = noise or draw_group_noise(generator, batch, group_size, rng)
-    enlarged = enlarge_lr(batch.lr, batch.hr)
-    with sampler(generator.unet):
-        group = restore_group(
-            generator, enlarged, injected, batch.prompts, posterior_noise, chunk, t_adds
-        )
-    return group._replace(images=group.images.float() / 2 + 0.5)
-
-
-@torch.no_grad()
-def sample_actions(
-    generator: NoiseAwareGenerator,
-    batch: SRBatch,
-    noise: GroupNoise,
-    rng: torch.Generator,
-    sigma: float,
-    chunk: int | None = None,
-    t_adds: Sequence[int] | None = None,
-    sampler: Sampler = adapters_disabled,
-) -> tuple[torch.Tensor, Actions]:
-    """Candidates of a Gaussian policy: the one-step output plus sigma times fresh noise, decoded.
-
-    Args:
-        generator, batch, noise, chunk, t_adds, sampler: as `sample_candidates`.
-        rng: draws the action noise, (B, G, c, h, w).
-        sigma: standard deviation of the policy in latent units.
-
-    Returns:
-        pictures (B, G, 3, H, W) in [0, 1] and what was done to get them.
-    """
-    latents = generator.encode(enlarge_lr(batch.lr, batch.hr), noise.posterior)
-    states = noisy_states(generator, latents, noise.injected, t_adds)
-    parts = states.split(chunk or states.shape[1], dim=1)
-    with sampler(generator.unet):
-        mean = torch.cat([restored_latents(generator, s, batch.prompts) for s in parts], 1)
-    xi = draw_noise(tuple(mean.shape), rng, mean.device, mean.dtype)
-    actions = mean + sigma * xi
-    images = in_chunks(generator.decode, chunk, actions.flatten(0, 1))
-    images = images.float().unflatten(0, mean.shape[:2]) / 2 + 0.5
-    return images, Actions(states, mean, actions)

@@ -1,4 +1,10 @@
-"""Scoring of a group of candidates by several rewards."""
+"""Scores of a group of candidates by several rewards, of whole pictures or square cells.
+
+A whole picture's score says which candidate is better, not where: of thousands of latent elements
+each gets the same advantage, and what a candidate does well in one corner pays for what it does
+badly in another. With `cell_size` every square cell is a picture of its own to the rewards of
+fidelity. Not in the paper.
+"""
 
 from __future__ import annotations
 
@@ -7,26 +13,85 @@ from collections.abc import Mapping
 
 import torch
 
-from gdpo_sr.rewards.base import Reward, check_shapes
+from gdpo_sr.group.sample import Group
+from gdpo_sr.rewards.base import Kind, Reward, check_shapes
 from gdpo_sr.types import GDPOSRError, MetricError
+from gdpo_sr.utils.color_fix import apply_color_fix
 
 _LOGGER = logging.getLogger("gdpo_sr")
+
+
+@torch.no_grad()
+def score_group(
+    rewards: Mapping[str, Reward],
+    group: Group,
+    hr: torch.Tensor,
+    cell_size: int | None = None,
+    color_fix: str = "none",
+) -> dict[str, torch.Tensor]:
+    """Scores by name, (B, G) each and higher is better; NaN for a candidate on which the reward
+    raises. Rewards see float32 pictures outside autocast, whoever wrote them.
+
+    Args:
+        rewards: by name.
+        group: candidates.
+        hr: (B, 3, H, W), RGB in [0, 1].
+        cell_size: side of the cells in pixels; then (B * H/size * W/size, G), in the order of
+            `split_cells`: a cell has its own fidelity and the perception of its picture, since what
+            looks natural depends on what is around it.
+        color_fix: "none", or candidates get the colours of their LR picture, as in inference.
+
+    Raises:
+        MetricError: wrong shapes, or a reward that does not return (B, G).
+    """
+    with torch.autocast(hr.device.type, enabled=False):
+        images, hr = as_given_out(group, color_fix).float(), hr.float()
+        if cell_size is None:
+            return score_candidates(rewards, images, hr)
+        cells = split_cells(images, cell_size), split_cells(hr, cell_size)
+        scores = score_candidates(_of_kind(rewards, "fidelity"), *cells)
+        whole = score_candidates(_of_kind(rewards, "perception"), images, hr)
+    count = len(cells[0]) // len(images)
+    scores.update({name: s.repeat_interleave(count, 0) for name, s in whole.items()})
+    return {name: scores[name] for name in rewards}
+
+
+def as_given_out(group: Group, color_fix: str) -> torch.Tensor:
+    """Candidates (B, G, 3, H, W) in [0, 1] with the colours of their LR picture, as inference
+    writes them.
+    """
+    if color_fix == "none":
+        return group.images
+    size = group.images.shape[1]
+    colours = (group.enlarged.float() / 2 + 0.5).repeat_interleave(size, 0)
+    fixed = apply_color_fix(color_fix, group.images.flatten(0, 1), colours)
+    return fixed.clamp(0, 1).unflatten(0, (-1, size))
+
+
+def split_cells(images: torch.Tensor, size: int) -> torch.Tensor:
+    """Cells of `size` pixels, picture by picture and row by row.
+
+    Args:
+        images: (B, ..., 3, H, W); H and W are multiples of `size`.
+        size: side of a cell in pixels.
+
+    Returns:
+        (B * H/size * W/size, ..., 3, size, size).
+    """
+    tiles = images.unflatten(-1, (-1, size)).unflatten(-3, (-1, size))
+    return tiles.movedim((-4, -2), (1, 2)).flatten(0, 2)
+
+
+def _of_kind(rewards: Mapping[str, Reward], kind: Kind) -> dict[str, Reward]:
+    return {name: reward for name, reward in rewards.items() if reward.kind == kind}
 
 
 @torch.no_grad()
 def score_candidates(
     rewards: Mapping[str, Reward], candidates: torch.Tensor, hr: torch.Tensor
 ) -> dict[str, torch.Tensor]:
-    """Scores by name, (B, G) each and higher is better; NaN for a candidate on which the reward
-    raises.
-
-    Args:
-        rewards: by name.
-        candidates: (B, G, 3, H, W), RGB in [0, 1].
-        hr: (B, 3, H, W), RGB in [0, 1].
-
-    Raises:
-        MetricError: wrong shapes, or a reward that does not return (B, G).
+    """Scores (B, G) by name of candidates (B, G, 3, H, W) against hr (B, 3, H, W), RGB in [0, 1];
+    errors as `score_group`.
     """
     return {name: _scores(name, reward, candidates, hr) for name, reward in rewards.items()}
 

@@ -4,10 +4,14 @@
 
 from __future__ import annotations
 
-import torch
+from typing import Literal
 
-from gdpo_sr.losses.elements import mean_over_elements
-from gdpo_sr.losses.preference import preference_loss
+import torch
+from pydantic import Field
+
+from gdpo_sr.losses.base import GroupErrors, RewardValues, mean_over_elements, register_loss
+from gdpo_sr.losses.preference import OMEGA_TEXT, OmegaOption, PreferenceLoss, preference_loss
+from gdpo_sr.option_group import OptionGroup
 from gdpo_sr.types import LossOutput
 
 
@@ -46,3 +50,23 @@ def diffusion_dpo_loss(
         scalar loss; logs: `logit`, `logit_abs`, `won`.
     """
     return preference_loss(pair_margin(policy_error, reference_error, advantages), beta)
+
+
+class DiffusionDPOLossOptions(OptionGroup):
+    """The best candidate of a group against the worst."""
+
+    type: Literal["diffusion_dpo"] = Field(description="Loss by its registered name.")
+    omega: OmegaOption = Field(5000.0, description=OMEGA_TEXT)
+
+
+@register_loss(DiffusionDPOLossOptions)
+class DiffusionDPOLoss(PreferenceLoss):
+    """Best against worst (`diffusion_dpo_loss`)."""
+
+    same_noise = True
+
+    def margin(
+        self, errors: GroupErrors, advantages: torch.Tensor, values: RewardValues | None
+    ) -> tuple[torch.Tensor, None]:
+        """Difference of winner and loser of every picture."""
+        return pair_margin(errors.policy, errors.reference, advantages), None

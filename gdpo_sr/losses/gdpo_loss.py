@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import torch
+from typing import Literal
 
-from gdpo_sr.losses.preference import preference_loss
+import torch
+from pydantic import Field
+
+from gdpo_sr.losses.base import GroupErrors, RewardValues, register_loss
+from gdpo_sr.losses.preference import OMEGA_TEXT, OmegaOption, PreferenceLoss, preference_loss
+from gdpo_sr.option_group import OptionGroup
 from gdpo_sr.types import LossOutput
 
 
@@ -43,10 +48,19 @@ def gdpo_loss(
     return preference_loss(preference_margin(policy_error, reference_error, advantages), omega)
 
 
-def group_gradient_scale(margin: torch.Tensor, omega: float = 5000.0) -> torch.Tensor:
-    """k = omega/2 * sigmoid(omega/2 * S), per image (B,): d loss_b / d l_i = k_b A_i.
+class GDPOLossOptions(OptionGroup):
+    """All candidates of a group, each weighted by its advantage (the paper)."""
 
-    With it a group can be processed in micro-batches: accumulate grad(A_i l_i), then scale by k
-    (ALGORITHM 3, last identity).
-    """
-    return 0.5 * omega * torch.sigmoid(0.5 * omega * margin)
+    type: Literal["gdpo"] = Field("gdpo", description="Loss by its registered name.")
+    omega: OmegaOption = Field(5000.0, description=OMEGA_TEXT)
+
+
+@register_loss(GDPOLossOptions)
+class GDPOLoss(PreferenceLoss):
+    """All candidates, each by its advantage (`gdpo_loss`)."""
+
+    def margin(
+        self, errors: GroupErrors, advantages: torch.Tensor, values: RewardValues | None
+    ) -> tuple[torch.Tensor, None]:
+        """S of every picture."""
+        return preference_margin(errors.policy, errors.reference, advantages), None

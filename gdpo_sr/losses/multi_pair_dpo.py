@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
+from pydantic import Field
 
 from gdpo_sr.advantages import finite_std
-from gdpo_sr.losses.preference import preference_loss
+from gdpo_sr.losses.base import GroupErrors, RewardValues, register_loss
+from gdpo_sr.losses.preference import OMEGA_TEXT, OmegaOption, PreferenceLoss, preference_loss
+from gdpo_sr.option_group import OptionGroup
 from gdpo_sr.types import LossOutput
 
 
@@ -77,3 +80,35 @@ def multi_pair_dpo_loss(
     pairs = weighted_pairs(values, fraction, mean_spread)
     margins = pair_margins(policy_error, reference_error, pairs)
     return preference_loss(margins, beta, pairs.weight)
+
+
+class MultiPairDPOLossOptions(OptionGroup):
+    """The best few against the worst few, with hierarchical weights (DP2O-SR)."""
+
+    type: Literal["multi_pair_dpo"] = Field(description="Loss by its registered name.")
+    omega: OmegaOption = Field(5000.0, description=OMEGA_TEXT)
+    fraction: float = Field(
+        0.25, gt=0, le=0.5, description="Share of a group that wins, and that loses."
+    )
+
+
+@register_loss(MultiPairDPOLossOptions)
+class MultiPairDPOLoss(PreferenceLoss):
+    """Several pairs with hierarchical weights (`multi_pair_dpo_loss`); pairs are of pictures."""
+
+    same_noise = True
+    by_element = False
+    needs_values = True
+
+    def __init__(self, omega: float | Literal["auto"] = 5000.0, fraction: float = 0.25) -> None:
+        super().__init__(omega)
+        self.fraction = fraction
+
+    def margin(
+        self, errors: GroupErrors, advantages: torch.Tensor, values: RewardValues | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Margin and weight of every pair."""
+        if values is None:
+            raise ValueError("multi_pair_dpo needs the values that the advantages are made of")
+        pairs = weighted_pairs(values.values, self.fraction, values.mean_spread)
+        return pair_margins(errors.policy, errors.reference, pairs), pairs.weight

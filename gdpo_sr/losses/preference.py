@@ -1,34 +1,44 @@
-"""What the preference losses share: a margin, its logit, and the strength that keeps it useful."""
+"""What the preference losses share: a margin, its logit, and the omega that keeps it useful."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Discriminator, Field, Tag
 
+from gdpo_sr.losses.base import GroupErrors, GroupLoss, RewardValues
 from gdpo_sr.types import LossOutput
+
+OmegaOption = Annotated[
+    Annotated[float, Field(gt=0), Tag("number")] | Annotated[Literal["auto"], Tag("word")],
+    Discriminator(lambda value: "word" if value == "auto" else "number"),
+]
+"""Factor of a logit, or `auto`: kept so that the mean absolute logit stays near 1."""
+OMEGA_TEXT = "Factor of the logit; the paper: 5000; auto: mean |logit| near 1."
 
 SMALLEST_RATIO = 4e-4
 """Of |S| to the size of the errors: at errors of 1 the paper's omega, 2 / 4e-4 = 5000."""
 SMALLEST_SPREAD = 1e-12
-"""Of |S|, where every error is 0: a strength must be finite."""
+"""Of |S|, where every error is 0: omega must be finite."""
 
 
 def preference_loss(
-    margin: torch.Tensor, strength: float | torch.Tensor, weights: torch.Tensor | None = None
+    margin: torch.Tensor, omega: float | torch.Tensor, weights: torch.Tensor | None = None
 ) -> LossOutput:
-    """mean[-w log sigmoid(-strength / 2 * margin)].
+    """mean[-w log sigmoid(-omega / 2 * margin)].
 
     Args:
         margin: any shape; negative where the policy moved towards what is preferred.
-        strength: omega or beta.
+        omega: strength of the preference.
         weights: w of the margin's shape, not negative; None: 1.
 
     Returns:
         scalar loss; logs: `logit`, `logit_abs`, `won` (share with a negative margin).
     """
-    logit = -0.5 * strength * margin
+    logit = -0.5 * omega * margin
     losses = -F.logsigmoid(logit)
     detached = logit.detach()
     logs = {
@@ -39,10 +49,10 @@ def preference_loss(
     return LossOutput((losses if weights is None else weights * losses).mean(), logs)
 
 
-class LogitScale:
-    """`omega: auto`: the strength at which the mean |logit| stays near 1, whatever the latent size.
+class OmegaScale:
+    """`omega: auto`: the omega at which the mean |logit| stays near 1, whatever the latent size.
 
-    The strength is 2 / (running mean of |S|). Where the policy has hardly moved, |S| says nothing;
+    It is 2 / (running mean of |S|). Where the policy has hardly moved, |S| says nothing;
     it counts as at least 4e-4 times the mean size of the reference's errors, which is the paper's
     5000 for errors of 1. Errors may have any sign: from the LR picture an error is what an input
     gains over its group, and their plain mean is about 0. Not in the paper.
@@ -60,8 +70,8 @@ class LogitScale:
         self._total: torch.Tensor | float = 0.0
         self._weight: torch.Tensor | float = 0.0
 
-    def strength(self, margin: torch.Tensor, reference_error: torch.Tensor) -> torch.Tensor:
-        """Take the groups of one loss into the running mean; the strength for them, scalar.
+    def omega(self, margin: torch.Tensor, reference_error: torch.Tensor) -> torch.Tensor:
+        """Take the groups of one loss into the running mean; omega for them, scalar.
 
         Groups that all tie, errors included, say nothing and are left out of the mean.
 
@@ -85,3 +95,41 @@ class LogitScale:
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Restore what `state_dict` returned."""
         self._total, self._weight = state["total"], state["weight"]
+
+
+class PreferenceLoss(GroupLoss):
+    """A loss of margins whose omega is a number, or kept by `OmegaScale`.
+
+    Args:
+        omega: strength of the preference, or "auto".
+    """
+
+    def __init__(self, omega: float | Literal["auto"] = 5000.0) -> None:
+        self.fixed = None if omega == "auto" else float(omega)
+        self.scale = OmegaScale()
+
+    def margin(
+        self, errors: GroupErrors, advantages: torch.Tensor, values: RewardValues | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Margins, negative where the policy moved towards what is preferred, and their weights
+        (None: 1).
+        """
+        raise NotImplementedError
+
+    def __call__(
+        self, errors: GroupErrors, advantages: torch.Tensor, values: RewardValues | None = None
+    ) -> LossOutput:
+        """Arguments and result as `GroupLoss`; logs omega too."""
+        margin, weights = self.margin(errors, advantages, values)
+        omega = self.fixed or self.scale.omega(margin, errors.reference)
+        output = preference_loss(margin, omega, weights)
+        return LossOutput(output.loss, {**output.logs, "omega": torch.as_tensor(omega)})
+
+    def state_dict(self) -> dict[str, float]:
+        """The running mean of an automatic omega."""
+        return self.scale.state_dict()
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Restore what `state_dict` returned; nothing, of a run whose omega was fixed."""
+        if state:
+            self.scale.load_state_dict(state)

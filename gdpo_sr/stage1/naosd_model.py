@@ -16,11 +16,11 @@ from gdpo_sr.checkpoints.meaning import Meaning, apply_meaning, given_in, read_m
 from gdpo_sr.checkpoints.model_folder import components_of, save_model_folder
 from gdpo_sr.config.run_options import MetricOptions
 from gdpo_sr.config.stage1_options import VSDOptions
-from gdpo_sr.group.build_score import build_score_networks, score_texts
 from gdpo_sr.group.sample import draw_noise, enlarge_lr, repeat_prompts
 from gdpo_sr.losses.energy_score import energy_score_loss
 from gdpo_sr.losses.perceptual import PerceptualLoss
 from gdpo_sr.losses.reconstruction import reconstruction_loss
+from gdpo_sr.stage1.build_score import build_score_networks, score_texts
 from gdpo_sr.stage1.score_networks import ScoreNetworks
 from gdpo_sr.trainer.base_model import BaseModel
 from gdpo_sr.trainer.build_data import (

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from gdpo_sr.config.loss_options import GDPOLossOptions
 from gdpo_sr.config.reward_options import RewardOptions, RewardSetOptions
-from gdpo_sr.losses.group_losses import LOSSES, GroupLoss
+from gdpo_sr.losses import LOSSES, GroupLoss
+from gdpo_sr.option_group import OptionGroup
 from gdpo_sr.rewards.base import Kind, Reward
 from gdpo_sr.rewards.iqa_reward import IQAReward
 from gdpo_sr.rewards.registry import find_reward, load_user_modules
@@ -41,6 +41,6 @@ def build_reward(
     )
 
 
-def build_loss(options: GDPOLossOptions) -> GroupLoss:
+def build_loss(options: OptionGroup) -> GroupLoss:
     """The loss that `type` names."""
     return LOSSES.get(options.type)(**options.model_dump(exclude={"type"}))

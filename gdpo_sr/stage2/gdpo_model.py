@@ -14,12 +14,9 @@ from torch import nn
 from gdpo_sr.checkpoints.load_adapter import continue_adapter
 from gdpo_sr.checkpoints.lora import add_lora, save_lora
 from gdpo_sr.checkpoints.meaning import Meaning, given_in
-from gdpo_sr.generators.dropout import without_dropout
-from gdpo_sr.group.chunked_update import ChunkedBackward
-from gdpo_sr.group.group_update import GroupUpdate, group_update
-from gdpo_sr.group.rollouts import Rollout, roll_out, rollout_logs, set_advantages, timed
+from gdpo_sr.group.step import GroupStep, ScoredGroup
+from gdpo_sr.losses.preference import PreferenceLoss
 from gdpo_sr.stage2.build_rewards import build_loss, build_rewards
-from gdpo_sr.stage2.reference import Reference
 from gdpo_sr.trainer.alarms import AlarmReport, Alarms
 from gdpo_sr.trainer.base_model import BaseModel
 from gdpo_sr.trainer.build_data import (
@@ -36,7 +33,7 @@ from gdpo_sr.trainer.processes import (
 )
 from gdpo_sr.trainer.report import Comparison
 from gdpo_sr.trainer.validation import PairedValidation, Pictures
-from gdpo_sr.types import LossOutput, SRBatch
+from gdpo_sr.types import CheckpointError, LossOutput, SRBatch
 
 BEST = "lora_best"
 """Name, under `models/`, of the best validated model before an alarm."""
@@ -46,11 +43,11 @@ class GDPOModel(BaseModel):
     """Samples groups with the reference, rewards them, and moves the policy towards the better
     candidates.
 
-    The reference is the policy with its adapters switched off, or with another, frozen adapter: one
-    UNet in memory.
+    The reference is the policy with its adapters switched off: one UNet in memory. What a step
+    does is `gdpo_sr.group.step`; here is what feeds and records it.
     """
 
-    random_names = ("degradation", "sampling", "action", "update", "reward", "control")
+    random_names = ("degradation", "sampling", "update", "reward", "control")
     result_name = "GDPO"
     fitted_label = "rewarded"
 
@@ -64,7 +61,6 @@ class GDPOModel(BaseModel):
         else:
             add_lora(unet, o.train.lora.rank, o.train.lora.alpha, o.train.lora.dropout)
         self.meaning = Meaning.of(self.generator, o.network_g)
-        self.reference = Reference(unet, o.train.reference.refresh_every > 0)
         set_up_networks([unet, self.generator.vae], o.train)
         if spreads_weights(self.accelerator):
             check_spread(self.accelerator, o.train.channels_last, o.train.compile)
@@ -74,8 +70,9 @@ class GDPOModel(BaseModel):
         device = str(self.accelerator.device)
         self.rewards = build_rewards(o.train.reward, device, self.random["reward"])
         self.loss = build_loss(o.train.loss)
-        if self.loss.scale is not None:
+        if isinstance(self.loss, PreferenceLoss):
             self.loss.scale.reduce = self._mean_over_processes
+        self.step = GroupStep(self.generator, self.rewards, self.loss, o.train, self.random)
         a = o.train.alarms
         self.alarms = Alarms(
             a.metric_limit, a.probe_limit, a.share, self.generator.pixels_per_latent
@@ -89,82 +86,55 @@ class GDPOModel(BaseModel):
             o.val.num_noises,
             o.val.color_fix,
         )
-        trained = {name: p for name, p in unet.named_parameters() if p.requires_grad}
-        self.in_chunks = self._build_in_chunks(list(trained.values()))
-        return trained
-
-    def _build_in_chunks(self, parameters: list[nn.Parameter]) -> ChunkedBackward | None:
-        chunk = self.options.train.update_chunk
-        if chunk is None:
-            return None
-        backward = lambda loss: self.weight_update.backward(loss)  # noqa: E731, built later
-        return ChunkedBackward(self.loss, parameters, chunk, self.accelerator, backward)
+        return {name: p for name, p in unet.named_parameters() if p.requires_grad}
 
     def _mean_over_processes(self, values: torch.Tensor) -> torch.Tensor:
         return self.accelerator.reduce(values, "mean")
 
-    def prepare_update(self, batches: list[SRBatch]) -> list[Rollout]:
-        """Groups, scores and advantages of one update (ALGORITHM: section 3): some estimators need
-        the statistics of all of them.
-        """
-        t = self.options.train
-        sampler = self.reference.active if t.sampler == "reference" else without_dropout
-        rollouts = [
-            roll_out(self.generator, self.rewards, t, batch, self.random, sampler)
-            for batch in batches
-        ]
-        set_advantages(rollouts, t.advantage.type, t.advantage.clip, self.accelerator.gather)
-        return rollouts
+    def prepare_update(self, batches: list[SRBatch]) -> list[ScoredGroup]:
+        """Groups, scores and advantages of one update (ALGORITHM: section 3)."""
+        items = []
+        for batch in batches:
+            with self.timer("sampling"):
+                group = self.step.sample(batch)
+            with self.timer("rewards"):
+                items.append(self.step.score(group, batch.hr))
+        self.step.set_advantages(items, self.accelerator.gather)
+        return items
 
-    def compute_loss(self, item: Rollout) -> LossOutput:
+    def compute_loss(self, item: ScoredGroup) -> LossOutput:
         """Loss of the groups of one batch, and what to log."""
-        with timed(item.seconds, "update"):
-            update = self.group_update(item)
-            output = self.loss(update.signal(update.predict()))
-        return LossOutput(output.loss, {**output.logs, **rollout_logs(item, self.rewards)})
+        with self.timer("update"):
+            return self.step(item)
 
-    def group_update(self, item: Rollout) -> GroupUpdate:
-        """What the groups of one batch ask of the policy."""
-        return group_update(
-            self.generator,
-            self.reference,
-            self.options.train,
-            item,
-            self.random["update"],
-            self.loss,
-        )
-
-    def _backward(self, item: Rollout, count: int) -> LossOutput:
+    def _backward(self, item: ScoredGroup, count: int) -> LossOutput:
         """With `train.update_chunk` a few candidates at a time."""
-        if self.in_chunks is None:
+        chunk = self.options.train.update_chunk
+        if chunk is None:
             return super()._backward(item, count)
-        with timed(item.seconds, "update"):
-            with self.accelerator.autocast():
-                update = self.group_update(item)
-            output = self.in_chunks(update, count)
-        return LossOutput(output.loss, {**output.logs, **rollout_logs(item, self.rewards)})
 
-    def after_update(self) -> None:
-        """Refresh the reference when it is due."""
-        r = self.options.train.reference
-        if r.refresh_every and self.iteration % r.refresh_every == 0:
-            self.reference.refresh(r.mix)
+        def backward(loss: torch.Tensor) -> None:
+            self.weight_update.backward(loss / count)
+
+        with self.timer("update"):
+            return self.step.backward(item, chunk, backward, self.accelerator.autocast)
 
     def extra_state(self) -> dict[str, Any]:
-        """Reference, automatic omega, and the best validation so far."""
-        scale = self.loss.scale
+        """Automatic omega, and the best validation so far."""
         return {
-            "reference": self.reference.state_dict(),
-            "scale": {} if scale is None else scale.state_dict(),
+            "scale": self.loss.state_dict(),
             "alarms": self.alarms.state_dict(),
             "stop_early": self.stop_early,
         }
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what `extra_state` returned."""
-        self.reference.load_state_dict(state["reference"])
-        if self.loss.scale is not None:
-            self.loss.scale.load_state_dict(state["scale"])
+        if state.get("reference"):
+            raise CheckpointError(
+                "this state is of a run that refreshed its reference, which is gone: "
+                "begin a new run with path.pretrain_lora on the old run's folder"
+            )
+        self.loss.load_state_dict(state["scale"])
         self.alarms.load_state_dict(state["alarms"])
         self.stop_early = state["stop_early"]
 

@@ -11,7 +11,7 @@ import torch
 from gdpo_sr.checkpoints.lora import adapters_disabled
 from gdpo_sr.data.draws import generator_for
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
-from gdpo_sr.group.sample import draw_noise, enlarge_lr, generate_group
+from gdpo_sr.group.sample import GroupNoise, Sampling, draw_noise, enlarge_lr, restore_group
 from gdpo_sr.metrics import Metric
 from gdpo_sr.trainer.report import Comparison, MetricComparison, Pictures, mean
 from gdpo_sr.utils.color_fix import apply_color_fix
@@ -109,6 +109,8 @@ class PairedValidation:
             for k in range(self.num_noises)
         ]
         prompts = self.generator.prompts_of([pair["caption"]] if "caption" in pair else None, 1)
-        group = generate_group(self.generator, enlarged, torch.stack(noise, 1), prompts, chunk=1)
-        pictures = apply_color_fix(self.color_fix, group[0], enlarged.expand_as(group[0]))
-        return (pictures / 2 + 0.5).clamp(0, 1)
+        injected = GroupNoise(None, torch.stack(noise, 1))
+        group = restore_group(self.generator, enlarged, prompts, injected, Sampling(chunk=1))
+        restored = group.images[0]
+        colours = (enlarged / 2 + 0.5).expand_as(restored)
+        return apply_color_fix(self.color_fix, restored, colours).clamp(0, 1)

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from gdpo_sr.config.base import OptionGroup
 from gdpo_sr.config.data_options import ValDataOptions
 from gdpo_sr.config.degradation import DegradationOptions
 from gdpo_sr.config.load import load_options, resolve_folder
@@ -16,6 +15,7 @@ from gdpo_sr.config.problems import describe_problems
 from gdpo_sr.config.run_options import MetricOptions
 from gdpo_sr.config.schema import GDPOOptions
 from gdpo_sr.config.yaml_file import read_yaml
+from gdpo_sr.option_group import OptionGroup
 from gdpo_sr.types import OptionError
 
 CONTROL = "train:control=permuted_advantages"

@@ -12,7 +12,7 @@ import torch
 
 from gdpo_sr.metrics import PROTOCOLS, create_metric
 from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline
-from gdpo_sr.rewards.content_weights import texture_map, to_grey
+from gdpo_sr.rewards.texture_share import textured_patches, to_grey
 from gdpo_sr.trainer import alarms
 
 MIDDLE = 256  # side of the middle part in which the spread is measured
@@ -49,7 +49,8 @@ def spread(images: torch.Tensor, hr: torch.Tensor, quality: Quality) -> dict[str
     """
     images, hr = _middle(images), _middle(hr)
     deviation = images.std(0).mean(0) * 255
-    textured = texture_map(hr)[0, 0] > 0
+    patches = textured_patches(hr)[0].repeat_interleave(10, 0).repeat_interleave(10, 1)
+    textured = patches[: hr.shape[-2], : hr.shape[-1]]
     return {
         "textured": float(deviation[textured].mean()),
         "smooth": float(deviation[~textured].mean()),

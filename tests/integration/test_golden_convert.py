@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from gdpo_sr.checkpoints.convert import main
 from gdpo_sr.generators.load import build_generator, load_components
-from gdpo_sr.group.sample import generate_group
+from gdpo_sr.group.sample import GroupNoise, restore_group
 from tests.released_checkpoints import checksum_error
 
 MERGE = 1e-6
@@ -74,7 +74,6 @@ def test_released_inference(golden, models, assert_close):
         generator = build_generator(load_components(**arguments))
         t = generator.scheduler.config
         assert (t.t_add, t.t_diff) == (250, 100)
-        images = generate_group(
-            generator, recorded["x"], recorded["noise"][:, None], prompts, recorded["vae_eps"]
-        )
+        noise = GroupNoise(recorded["vae_eps"], recorded["noise"][:, None])
+        images = restore_group(generator, recorded["x"], prompts, noise).images * 2 - 1
         assert_close("image", images[:, 0], recorded["image"], NETWORK)

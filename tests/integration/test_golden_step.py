@@ -1,6 +1,9 @@
 """A whole stage-2 step, and the merged stage-1 model that it starts from, against recordings of the
 released code on a toy model of Stable Diffusion's shape. Stage 1 itself: test_golden_stage1.py.
 
+The step is that of the trainer: the five functions of `gdpo_sr.group`, fed with the recorded noise
+in place of draws. In a clone: tests/unit/group/test_recorded_step.py.
+
 Every test records the largest error that it met (`pytest --junitxml` shows them).
 """
 
@@ -16,22 +19,17 @@ import pytest
 import torch
 
 from gdpo_sr.checkpoints.convert import read_checkpoint
-from gdpo_sr.checkpoints.lora import adapters_disabled
 from gdpo_sr.generators.load import build_generator, load_components
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
-from gdpo_sr.group.attribute_aware import estimate_advantages
-from gdpo_sr.group.errors import (
-    GroupErrors,
-    encode_candidates,
-    group_for_noise,
-    predictions,
-)
-from gdpo_sr.group.sample import generate_group, sample_candidates
-from gdpo_sr.group.score import score_candidates
-from gdpo_sr.losses import gdpo_loss
+from gdpo_sr.group.advantages import group_advantages
+from gdpo_sr.group.errors import prediction_errors
+from gdpo_sr.group.sample import Group, GroupNoise, restore_group, sample_group
+from gdpo_sr.group.score import score_group
+from gdpo_sr.losses import LOSSES, GroupErrors
 from gdpo_sr.losses.gdpo_loss import preference_margin
 from gdpo_sr.rewards.iqa_reward import IQAReward
 from gdpo_sr.types import SRBatch
+from tests.golden_rewards import StandIn, spread, total_variation
 from tests.released_checkpoints import (
     checksum_error,
     checksums,
@@ -49,31 +47,6 @@ Ours is in float64: in float32 one processor's rounding alone makes 3e-4 of it, 
 """
 INSIDE_CHAINED = 3e-3
 """Of the logit on the group that our own code sampled, whose pixels differ by 2e-5."""
-
-
-class StandIn:
-    """A reward made of one function of pictures (N, 3, H, W) in [0, 1]."""
-
-    kind = "perception"
-    weight = 1.0
-
-    def __init__(self, name: str, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        self.name = name
-        self.function = function
-
-    def __call__(self, candidates: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
-        return self.function(candidates.flatten(0, 1)).unflatten(0, candidates.shape[:2])
-
-
-def total_variation(images: torch.Tensor) -> torch.Tensor:
-    """What was recorded in place of MUSIQ."""
-    dx, dy = images.diff(dim=-1).abs(), images.diff(dim=-2).abs()
-    return 100 * (dx.flatten(1).mean(1) + dy.flatten(1).mean(1))
-
-
-def spread(images: torch.Tensor) -> torch.Tensor:
-    """What was recorded in place of MANIQA."""
-    return images.flatten(1).std(1, correction=0)
 
 
 @pytest.fixture(scope="module")
@@ -124,45 +97,47 @@ def policy(fresh_policy: SimpleNamespace) -> SimpleNamespace:
     return copy.deepcopy(fresh_policy)
 
 
-def run_step(generator: NoiseAwareGenerator, recorded: Arrays, prompts, rewards) -> SimpleNamespace:
-    """The stage-2 step of the package, fed with the recorded noise."""
-    with adapters_disabled(generator.unet):
-        images = generate_group(
-            generator,
-            recorded["x_src"],
-            recorded["sample_noise"],
-            prompts,
-            recorded["sample_vae_eps"],
-        )
-    group = images / 2 + 0.5
-    scores = score_candidates(rewards, group, recorded["x_tgt"] / 2 + 0.5)
-    advantages = estimate_advantages(scores, rewards, recorded["det"])
-    errors = recorded_noise_errors(generator, group, recorded, prompts)
+@pytest.fixture
+def replay(monkeypatch) -> Callable[[Arrays], None]:
+    """What is drawn from now on is what was recorded, in the order of the released code."""
+
+    def start(recorded: Arrays, first: int = 0) -> None:
+        names = ("sample_vae_eps", "sample_noise", "policy_vae_eps", "policy_noise")
+        left = [recorded[name] for name in names[first:]]
+        for module in ("sample", "errors"):
+            monkeypatch.setattr(
+                f"gdpo_sr.group.{module}.draw_noise", lambda shape, *_: left.pop(0).view(shape)
+            )
+
+    return start
+
+
+def batch_of(recorded: Arrays, prompts: list[str]) -> SRBatch:
+    """LR pictures are recorded at the size of HR; enlarging leaves them alone."""
+    lr, hr = (recorded[name] / 2 + 0.5 for name in ("x_src", "x_tgt"))
+    return SRBatch(lr, hr, prompts, [""] * len(hr))
+
+
+def run_step(network: NoiseAwareGenerator, recorded: Arrays, prompts, rewards) -> SimpleNamespace:
+    """The stage-2 step of the package; `replay` has been called."""
+    batch, rng = batch_of(recorded, prompts), torch.Generator()
+    group = sample_group(network, batch, recorded["sample_noise"].shape[1], rng)
+    scores = score_group(rewards, group, batch.hr)
+    advantages = group_advantages(scores, recorded["det"], rewards)
+    errors = prediction_errors(network, group, rng)
     return SimpleNamespace(
-        images=images,
+        images=group.images * 2 - 1,
         scores=scores,
         advantages=advantages,
         errors=errors,
         inside=inside_term(errors, advantages),
-        out=gdpo_loss(*errors, advantages),
+        out=LOSSES.get("gdpo")()(errors, advantages),
     )
-
-
-def recorded_noise_errors(
-    generator: NoiseAwareGenerator, group: torch.Tensor, recorded: Arrays, prompts: list[str]
-) -> GroupErrors:
-    """Errors of a group (B, G, 3, H, W) in [0, 1] under the recorded noise."""
-    noise, posterior = (
-        recorded[name].unflatten(0, group.shape[:2]) for name in ("policy_noise", "policy_vae_eps")
-    )
-    latents = encode_candidates(generator, group, posterior)
-    made = group_for_noise(generator, latents, prompts, noise)
-    return made.errors(predictions(generator, made.noisy, made.embeds))
 
 
 def inside_term(errors: GroupErrors, advantages: torch.Tensor) -> torch.Tensor:
     """The argument of the loss's log-sigmoid, (B,)."""
-    return -2500 * preference_margin(*errors, advantages).detach()
+    return -2500 * preference_margin(errors.policy, errors.reference, advantages).detach()
 
 
 def test_stage_1_merge(golden, stage1, base, record_property):
@@ -196,10 +171,11 @@ def test_naosd_forward(golden, load, stage1, assert_close, t_diff: int, t_add: i
     assert_close(f"{tag} image", image, recorded[f"{tag}__image"], NETWORK)
 
 
-def test_step_of_one_image(load, notes, policy, rewards, assert_close):
+def test_step_of_one_image(load, notes, policy, rewards, replay, assert_close):
     """Sampling, scores, advantages, errors, logit, loss, each on what our own code made before."""
     recorded = load("gdpo_step_b1g6.npz")
     case = notes["cases"][0]
+    replay(recorded)
     step = run_step(policy.generator, recorded, notes["prompts"][:1], rewards)
     assert_close("sampled images", step.images, recorded["sample_images"], NETWORK)
     assert_close("psnr", step.scores["psnr"], recorded["psnr"], 1e-3)
@@ -223,7 +199,7 @@ def test_the_group_is_sampled_by_the_reference(policy, stage1, load, notes):
     batch = SRBatch(hr[..., ::4, ::4].contiguous(), hr, notes["prompts"], ["a", "b"])
 
     def group(generator: NoiseAwareGenerator) -> torch.Tensor:
-        return sample_candidates(generator, batch, 2, torch.Generator().manual_seed(0))
+        return sample_group(generator, batch, 2, torch.Generator().manual_seed(0)).images
 
     expected = group(stage1)
     assert torch.equal(group(policy.generator), expected)
@@ -260,11 +236,12 @@ def clip_and_step(lora: Arrays, after: dict) -> float:
     return float(norm)
 
 
-def test_gradients_and_update_of_one_step(load, notes, policy, rewards, record_property):
+def test_gradients_and_update_of_one_step(load, notes, policy, rewards, replay, record_property):
     """514 gradients, then clipping and one AdamW step. The first step of Adam moves an entry by the
     learning rate times g / (|g| + 1e-8), so where g is almost 0 a part of it may differ.
     """
     recorded, case = load("gdpo_step_b1g6.npz"), notes["cases"][0]
+    replay(recorded)
     run_step(policy.generator, recorded, notes["prompts"][:1], rewards).out.loss.backward()
     gradients = load("gdpo_step_b1g6_grads.npz")
     assert set(policy.lora) == set(gradients) and len(gradients) == 514
@@ -294,10 +271,13 @@ def test_update_of_the_recorded_gradients(load, notes, policy, record_property):
 
 
 @pytest.mark.parametrize("order", ["own", "swapped"])
-def test_prompts_stay_with_their_images(load, notes, policy, rewards, assert_close, order: str):
+def test_prompts_stay_with_their_images(
+    load, notes, policy, rewards, replay, assert_close, order: str
+):
     """B = 2: the recording in which every sample got its own picture's prompt, not the other's."""
     recorded = {**load("gdpo_step_b2g4.npz"), **load("gdpo_step_b2g4_prompts_in_order.npz")}
     prompts = notes["prompts"] if order == "own" else notes["prompts"][::-1]
+    replay(recorded)
     with torch.no_grad():
         step = run_step(policy.generator, recorded, prompts, rewards)
     if order == "swapped":
@@ -308,8 +288,10 @@ def test_prompts_stay_with_their_images(load, notes, policy, rewards, assert_clo
     assert_close("b2g4 advantages", step.advantages, recorded["advantages"], 1e-3)
     assert_close("b2g4 inside_term", step.inside, recorded["inside_term"], INSIDE_CHAINED)
     exact = {name: value.double() for name, value in recorded.items()}
-    group = exact["sample_images"] / 2 + 0.5
-    errors = recorded_noise_errors(policy.generator.double(), group, exact, prompts)
+    replay(exact, first=2)
+    images, latents = exact["sample_images"] / 2 + 0.5, exact["sample_latents"]
+    group = Group(exact["x_src"], prompts, images, latents, latents, latents)
+    errors = prediction_errors(policy.generator.double(), group, torch.Generator())
     inside = inside_term(errors, exact["advantages"]).float()
     assert_close("b2g4 inside_term, recorded group", inside, recorded["inside_term"], INSIDE)
     assert_close("b2g4 loss", step.out.loss, recorded["loss"], 1e-3)
@@ -326,8 +308,8 @@ def test_forward_of_the_merged_stage_2(golden, load, stage1, assert_close, recor
 
     recorded = load("test_forward.npz")
     prompts = json.loads(golden("naosd_forward.json").read_text())["prompts"]
-    noise = recorded["noise"][:, None]
-    image = generate_group(generator, recorded["x"], noise, prompts, recorded["vae_eps"])[:, 0]
+    noise = GroupNoise(recorded["vae_eps"], recorded["noise"][:, None])
+    image = restore_group(generator, recorded["x"], prompts, noise).images[:, 0] * 2 - 1
     assert_close("stage-2 image", image, recorded["image"], NETWORK)
 
 

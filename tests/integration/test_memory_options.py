@@ -12,11 +12,10 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import nn
 
 from benchmarks.sd_layout import build_sd_layout
-from gdpo_sr.checkpoints.lora import add_lora
+from gdpo_sr.checkpoints.lora import adapters_disabled, add_lora
 from gdpo_sr.config.load import load_options
 from gdpo_sr.generators.load import build_generator, load_components
-from gdpo_sr.group.errors import group_embeds, reference_predictions
-from gdpo_sr.group.sample import enlarge_lr
+from gdpo_sr.group.sample import group_embeds, predict_group
 from gdpo_sr.stage2.gdpo_model import GDPOModel
 from gdpo_sr.trainer.build_data import set_up_networks
 from gdpo_sr.types import LossOutput, OptionError
@@ -46,15 +45,15 @@ def gradient(model: GDPOModel) -> tuple[LossOutput, torch.Tensor]:
     "changes",
     [
         {"train__update_input": "lr"},
-        {"train__update_input": "candidate", "train__target": "noise", "train__spatial": "true"},
+        {"train__update_input": "candidate", "train__target": "noise", "train__cell_size": 16},
         {"train__cell_size": 32},
-        {"train__loss": "{type: multi_pair_dpo, beta: 50}", "train__update_input": "candidate"},
+        {"train__loss": "{type: multi_pair_dpo, omega: 50}", "train__update_input": "candidate"},
         {"train__loss": "{type: grpo, kl_weight: 0.1}", "train__sampler": "policy"},
     ],
-    ids=["lr", "regions", "cells", "pairs", "grpo"],
+    ids=["lr", "cells, candidate", "cells", "pairs", "grpo"],
 )
 def test_chunks_leave_the_gradient(base: Path, tmp_path: Path, changes: dict[str, object]):
-    """Two pictures, two accumulated batches, float32; in double: test_chunked_update.py."""
+    """Two pictures, two accumulated batches, float32; in double: unit/group/test_step.py."""
     changes = {**changes, "datasets__train__batch_size": 2, "train__group_chunk": 2}
     whole, expected = gradient(build(base, tmp_path, **changes))
     chunked, found = gradient(build(base, tmp_path, **changes, train__update_chunk=2))
@@ -84,8 +83,10 @@ def test_half_precision_covers_every_network(base: Path, tmp_path: Path, monkeyp
             lambda *a, f=inner, n=name: seen.append((n, torch.is_autocast_enabled("cpu"))) or f(*a),
         )
     losses = []
-    loss = model.loss.margin
-    model.loss.margin = lambda signal: losses.append(signal.policy.dtype) or loss(signal)
+    margin = model.loss.margin
+    model.loss.margin = lambda errors, *rest: (
+        losses.append(errors.policy.dtype) or margin(errors, *rest)
+    )
     logs = model._update(model._batches())
     assert {name for name, _ in seen} == {"encode", "decode", "predict_epsilon"}
     assert all(half for _, half in seen) and set(losses) == {torch.float32}
@@ -109,23 +110,18 @@ def test_latents_that_were_sampled(base: Path, tmp_path: Path):
 def test_the_reference_is_not_asked_twice(base: Path, tmp_path: Path):
     """With update_input lr the update sees the inputs that it sampled from."""
     model = build(base, tmp_path, train__update_input="lr", train__target="x0")
-    [rollout] = model.prepare_update([model.to_batch(next(model._batches()))])
-    lr = enlarge_lr(rollout.batch.lr, rollout.batch.hr)
-    with torch.no_grad():
-        latents = model.generator.encode(lr)[:, None]
-    noisy = model.generator.scheduler.add_noise(latents, rollout.noise.injected)
-    torch.testing.assert_close(rollout.states, noisy, rtol=1e-5, atol=1e-5)
-    embeds = group_embeds(model.generator, rollout.batch.prompts, 3)
-    plain = reference_predictions(
-        model.generator, noisy, embeds, chunk=1, frozen=model.reference.active
-    )
-    torch.testing.assert_close(rollout.plain, plain, rtol=1e-4, atol=1e-4)
+    [item] = model.prepare_update([model.to_batch(next(model._batches()))])
+    group = item.group
+    embeds = group_embeds(model.generator, group.prompts, 3)
+    with torch.no_grad(), adapters_disabled(model.generator.unet):
+        epsilon = predict_group(model.generator, group.states, embeds, chunk=1)
+    torch.testing.assert_close(group.epsilon, epsilon, rtol=1e-4, atol=1e-4)
     seen = []
     predict = model.generator.predict_epsilon
     model.generator.predict_epsilon = lambda noisy, *a: (
         seen.append(len(noisy)) or predict(noisy, *a)
     )
-    model.compute_loss(rollout)
+    model.compute_loss(item)
     assert seen == [3]
 
 
@@ -153,14 +149,14 @@ def test_an_overflow_skips_the_update(base: Path, tmp_path: Path):
     model = build(base, tmp_path, train__ema_decay=0.5, train__update_chunk=1)
     model.weight_update.scaler = Scaler()
     before = trained(model)
-    loss = model.loss.margin
-    model.loss.margin = lambda signal: loss(signal) * math.inf
+    margin = model.loss.margin
+    model.loss.margin = lambda *args: (margin(*args)[0] * math.inf, None)
     source = model._batches()
     assert model._update(source)["skipped_updates"] == 1
     assert model.weight_update.scaler.get_scale() == 4
     for name, value in before.items():
         assert torch.equal(model.trained[name], value), name
-    model.loss.margin = loss
+    model.loss.margin = margin
     logs = model._update(source)
     assert logs["skipped_updates"] == 1 and math.isfinite(logs["gradient_norm"])
     assert any(not torch.equal(v, model.trained[name]) for name, v in before.items())

@@ -8,9 +8,7 @@ import pytest
 import torch
 
 from gdpo_sr.group.errors import draw_update_noise
-from gdpo_sr.group.rollouts import Rollout
-from gdpo_sr.group.sample import enlarge_lr
-from gdpo_sr.losses.group_losses import LOSSES
+from gdpo_sr.losses import LOSSES
 from gdpo_sr.rewards.user_reward import UserReward
 from gdpo_sr.stage2.gdpo_model import GDPOModel
 from gdpo_sr.types import SRBatch
@@ -28,8 +26,6 @@ def one_update(model: GDPOModel) -> dict[str, float]:
 
 
 OPENINGS = {
-    "spatial": {"train__spatial": "true"},
-    "spatial, candidate": {"train__spatial": "true", "train__update_input": "candidate"},
     "cells": {"train__cell_size": 16},
     "cells of 8 px": {"train__cell_size": 8, "train__reward__fixed_perception_weight": 0.3},
     "one cell": {"train__cell_size": 64},
@@ -52,7 +48,7 @@ def test_openings_take_a_step(base: Path, tmp_path: Path, changes: dict[str, obj
     assert any(not torch.equal(v, model.trained[name]) for name, v in before.items())
 
 
-BY_CELL = [name for name in LOSSES.names() if name != "multi_pair_dpo"]
+BY_CELL = [name for name in LOSSES.names() if LOSSES.get(name).by_element]
 
 
 @pytest.mark.parametrize(
@@ -67,35 +63,35 @@ def test_every_loss_takes_a_step(base: Path, tmp_path: Path, name: str, cell_siz
 def test_pairs_are_compared_on_the_same_noise(base: Path, tmp_path: Path, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        "gdpo_sr.group.group_update.draw_update_noise",
-        lambda *args: seen.append(args[3]) or draw_update_noise(*args),
+        "gdpo_sr.group.errors.draw_update_noise",
+        lambda *args: seen.append(args[2]) or draw_update_noise(*args),
     )
     for loss in ("gdpo", "diffusion_dpo", "multi_pair_dpo"):
         changes = {"train__loss": f"{{type: {loss}}}", "train__update_input": "candidate"}
         model = build(base, tmp_path, **changes)
-        [rollout] = model.prepare_update(batches(model, 1))
-        model.compute_loss(rollout)
+        [item] = model.prepare_update(batches(model, 1))
+        model.compute_loss(item)
     assert seen == [False, True, True]
 
 
 def test_grpo_scores_what_it_did(base: Path, tmp_path: Path):
-    """Candidates are the decoded actions, and the update sees the states that they came from."""
+    """Candidates are the decoded actions; before any update the ratio is 1."""
     model = build(base, tmp_path, train__loss="{type: grpo, sigma: 0.5}", train__sampler="policy")
-    [rollout] = model.prepare_update(batches(model, 1))
+    [item] = model.prepare_update(batches(model, 1))
+    group = item.group
     with torch.no_grad():
-        images = model.generator.decode(rollout.actions.actions.flatten(0, 1)) / 2 + 0.5
-    torch.testing.assert_close(rollout.images.flatten(0, 1), images)
-    spread = (rollout.actions.actions - rollout.actions.mean).std()
-    assert float(spread) == pytest.approx(0.5, rel=0.1)
-    update = model.group_update(rollout)
-    signal = update.signal(update.predict())
-    torch.testing.assert_close(signal.mean, rollout.actions.mean, rtol=1e-4, atol=1e-5)
+        images = model.generator.decode(group.latents.flatten(0, 1)) / 2 + 0.5
+    torch.testing.assert_close(group.images.flatten(0, 1), images)
+    mean = model.generator.scheduler.predict_x0(group.states, group.epsilon)
+    assert float((group.latents - mean).std()) == pytest.approx(0.5, rel=0.1)
+    logs = model.compute_loss(item).logs
+    assert float(logs["ratio"]) == pytest.approx(1, abs=1e-5)
 
 
 def test_decoupled_statistics_span_the_accumulation_steps(base: Path, tmp_path: Path):
     changes = {"train__advantage": "{type: decoupled}", "train__accumulation": 3}
     model = build(base, tmp_path, **changes)
-    rollouts: list[Rollout] = model.prepare_update(batches(model, 3))
+    rollouts = model.prepare_update(batches(model, 3))
     everything = torch.cat([r.advantages for r in rollouts])
     assert float(everything.std()) == pytest.approx(1, abs=1e-3)
     spreads = [float(r.advantages.std()) for r in rollouts]
@@ -108,58 +104,22 @@ def test_rewards_see_what_inference_gives_out(base: Path, tmp_path: Path, fix: s
     plain, fixed = (
         build(base, tmp_path / name, train__reward__color_fix=name) for name in ("none", fix)
     )
-    [own], [other] = (m.prepare_update(batches(m, 1)) for m in (plain, fixed))
-    assert torch.equal(own.images, other.images)
-    colours = enlarge_lr(own.batch.lr, own.batch.hr) / 2 + 0.5
-    images = own.images.flatten(0, 1)
-    given_out = apply_color_fix(fix, images, colours.expand_as(images)).clamp(0, 1)
-    expected = fixed.rewards["psnr_y"](given_out[None], own.batch.hr)
+    batch = batches(plain, 1)[0]
+    [own], [other] = (m.prepare_update([batch]) for m in (plain, fixed))
+    assert torch.equal(own.group.images, other.group.images)
+    images = own.group.images.flatten(0, 1)
+    colours = (own.group.enlarged / 2 + 0.5).expand_as(images)
+    given_out = apply_color_fix(fix, images, colours).clamp(0, 1)
+    expected = fixed.rewards["psnr_y"](given_out[None], batch.hr)
     torch.testing.assert_close(other.scores["psnr_y"], expected)
     assert not torch.allclose(own.scores["psnr_y"], expected, atol=1e-3)
 
 
-def test_control_permutes_regions_together(base: Path, tmp_path: Path):
-    """Every candidate keeps the pair of advantages that some candidate of its group had."""
-    plain = build(base, tmp_path / "a", train__spatial="true")
-    control = build(
-        base, tmp_path / "b", train__spatial="true", train__control="permuted_advantages"
-    )
-    [own], [shuffled] = (m.prepare_update(batches(m, 1)) for m in (plain, control))
-    pairs = [
-        sorted(zip(*(v[0].tolist() for v in rollout.values), strict=True))
-        for rollout in (own, shuffled)
-    ]
-    assert pairs[0] == pairs[1]
-
-
-def test_the_reference_follows_the_policy_when_refreshed(base: Path, tmp_path: Path):
-    model = build(base, tmp_path, train__reference="{refresh_every: 2, mix: 1.0}")
-    noisy = torch.randn(1, 12, 16, 16, generator=torch.Generator().manual_seed(0))
-    embeds = model.generator.prompt_encoder(["a photo"])
-
-    def outputs() -> tuple[torch.Tensor, torch.Tensor]:
-        with torch.no_grad():
-            policy = model.generator.predict_epsilon(noisy, embeds)
-            with model.reference.active(model.generator.unet):
-                return policy, model.generator.predict_epsilon(noisy, embeds)
-
-    start = outputs()[1]
-    assert not any("reference" in name for name in model.trained)
-    one_update(model)
-    policy, reference = outputs()
-    assert torch.equal(reference, start) and not torch.equal(policy, start)
-    one_update(model)
-    policy, reference = outputs()
-    assert torch.equal(policy, reference) and not torch.equal(policy, start)
-    assert all(p.requires_grad for p in model.trained.values())
-
-
 def test_a_resumed_run_with_all_state_equals_an_uninterrupted_one(base: Path, tmp_path: Path):
     changes = {
-        "train__reference": "{refresh_every: 1, mix: 0.5}",
         "train__loss": "{type: gdpo, omega: auto}",
         "train__sampler": "policy",
-        "train__spatial": "true",
+        "train__cell_size": 32,
         "train__lora__dropout": 0.1,
         "train__total_iter": 3,
     }
@@ -179,9 +139,7 @@ def test_a_resumed_run_with_all_state_equals_an_uninterrupted_one(base: Path, tm
     second._update(second._batches())
     for name, value in trained(whole).items():
         assert torch.equal(value, second.trained[name]), name
-    assert second.loss.scale.state_dict() == whole.loss.scale.state_dict()
-    for name, value in whole.reference.state_dict().items():
-        assert torch.equal(value, second.reference.state_dict()[name]), name
+    assert second.loss.state_dict() == whole.loss.state_dict()
 
 
 def test_an_alarm_ends_the_run_and_keeps_the_best(base: Path, tmp_path: Path):
@@ -221,8 +179,8 @@ def test_automatic_omega_from_the_lr_picture_starts_in_order(base: Path, tmp_pat
     model = build(base, tmp_path, train__loss="{type: gdpo, omega: auto}")
     [item] = model.prepare_update(batches(model, 1))
     logs = model.compute_loss(item).logs
-    update = model.group_update(item)
-    size = update.signal(update.predict()).reference.abs().mean()
+    inputs = model.step.inputs(item)
+    size = inputs.errors(inputs.reference_epsilon).reference.abs().mean()
     assert float(logs["omega"]) == pytest.approx(5000 / float(size), rel=1e-4)
     assert float(logs["omega"]) < 1e7
 
@@ -239,11 +197,11 @@ def test_imitation_from_the_lr_picture_is_bounded_below(
     """
     model = build(base, tmp_path, train__loss=f"{{type: {name}}}", train__cell_size=cell_size)
     [item] = model.prepare_update(batches(model, 1))
-    update = model.group_update(item)
-    start = update.predict().detach()
+    inputs = model.step.inputs(item)
+    start = inputs.predict(model.generator).detach()
     direction = torch.randn(start.shape, generator=torch.Generator().manual_seed(0))
     near, far, further = (
-        float(model.loss(update.signal(start + distance * sign * direction)).loss)
+        float(model.step.output(item, inputs, start + distance * sign * direction).loss)
         for distance, sign in ((0.0, 1), (1e3, 1), (1e3, -1))
     )
     assert near >= 0 and min(far, further) > 1e5

@@ -44,7 +44,7 @@ STAGES = {"naosd": "naosd.yml"}
 GROUP: dict[str, object] = {
     "train__update_input": "candidate",
     "train__update_chunk": 2,
-    "train__reference__refresh_every": 2,
+    "train__loss__omega": "auto",
     "train__diversity__source": "t_add",
 }
 """Candidates of several steps: their scores lie far apart, so that rounding does not rank them."""
@@ -277,7 +277,7 @@ def parts_of(state: dict[str, Any]) -> list[Any]:
         state["trained"],
         state["average"],
         state["optimizer"]["state"],
-        state["extra"]["reference"],
+        state["extra"]["scale"],
         state["random"][0]["named"],
     ]
 

@@ -16,7 +16,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "gdpo_sr"
 
-PURE = {
+LOSSES = {
+    f"gdpo_sr.losses.{path.stem}"
+    for path in (ROOT / PACKAGE / "losses").glob("*.py")
+    if path.stem not in ("__init__", "perceptual")  # that one builds a network
+}
+PURE = LOSSES | {
     "gdpo_sr.types",
     "gdpo_sr.advantages",
     "gdpo_sr.checkpoints.released_layout",
@@ -24,27 +29,20 @@ PURE = {
     "gdpo_sr.generators.diffusion_math",
     "gdpo_sr.generators.lapped_transform",
     "gdpo_sr.rewards.content_weights",
+    "gdpo_sr.rewards.texture_share",
+    "gdpo_sr.option_group",
+    "gdpo_sr.registry",
     "gdpo_sr.rewards.patch_texture",
-    "gdpo_sr.losses.gdpo_loss",
-    "gdpo_sr.losses.diffusion_dpo",
-    "gdpo_sr.losses.elements",
-    "gdpo_sr.losses.grpo",
-    "gdpo_sr.losses.multi_pair_dpo",
-    "gdpo_sr.losses.preference",
-    "gdpo_sr.losses.regression",
-    "gdpo_sr.losses.vsd_loss",
-    "gdpo_sr.losses.energy_score",
-    "gdpo_sr.losses.reconstruction",
     "gdpo_sr.utils.color_fix",
     "gdpo_sr.utils.tiling",
     "gdpo_sr.utils.resample",
 }
 # Lowest first. A name stands for the module or for everything in the package of that name.
 LAYERS = (
-    {"version", "types", "registry", "writer", "config"},
-    {name.removeprefix(f"{PACKAGE}.") for name in PURE - {"gdpo_sr.types"}},
+    {"version", "types", "registry", "writer", "option_group"},
+    {name.removeprefix(f"{PACKAGE}.") for name in PURE},
     {"utils"},
-    {"generators", "data", "rewards", "metrics", "losses", "checkpoints"},
+    {"config", "generators", "data", "rewards", "metrics", "losses", "checkpoints"},
     {"group", "pipelines"},
     {"trainer"},
     {"stage1", "stage2", "restore", "evaluation", "publish"},
@@ -59,6 +57,8 @@ PURE_IMPORTS = (
     "numpy",
     "math",
     "fractions",
+    "difflib",
+    "pydantic",
     "functools",
     "dataclasses",
     "typing",

@@ -106,7 +106,8 @@ def test_defaults_are_the_papers(minimal):
     train = options.train
     assert (train.total_iter, train.group_size, train.loss.omega) == (1500, 6, 5000.0)
     assert (train.optim_g.lr, train.optim_g.betas, train.grad_clip) == (5e-5, (0.9, 0.999), 1.0)
-    assert (train.lora.rank, train.lora.alpha, train.shared_noise) == (4, None, False)
+    assert (train.lora.rank, train.lora.alpha, train.sampler) == (4, None, "reference")
+    assert (train.update_input, train.target, train.cell_size) == ("candidate", "noise", None)
     assert options.datasets.train.degradation == DegradationOptions()
     assert options.scale == 4 and options.val.val_freq == 500
 
@@ -187,7 +188,7 @@ def test_values_out_of_range(minimal, item, message):
 @pytest.mark.parametrize(
     ("item", "message"),
     [
-        ("train:loss={type: gdop}", "train.loss.type = 'gdop': did you mean 'gdpo'? known: gdpo,"),
+        ("train:loss={type: gdop}", "train.loss.type = 'gdop': did you mean 'gdpo'? known: diff"),
         (
             "train:loss={type: grpo, sgima: 1}",
             "sgima = 1: unknown key; did you mean train.loss.",
@@ -199,7 +200,7 @@ def test_values_out_of_range(minimal, item, message):
         ("train:loss={type: grpo, clip: 2}", "train.loss.clip = 2: must be less than 1"),
         ("train:loss={omega: high}", "train.loss.omega = 'high': must be a valid number"),
         ("train:loss=gdpo", "train.loss = 'gdpo': must be a section of 'key: value' lines"),
-        ("train:beta=5", "train.beta = 5: unknown key; it belongs to train.loss.beta"),
+        ("train:omega=5", "train.omega = 5: unknown key; it belongs to train.loss.omega"),
         ("train:advantage:type=decopuled", "train.advantage.type = 'decopuled': must be 'group',"),
     ],
 )
@@ -244,21 +245,20 @@ def test_user_modules_are_found_beside_the_options_file(minimal, monkeypatch, tm
         (["train:optim_g:betas=[0.9, 1.0]"], "train.optim_g: betas = [0.9, 1.0]: each must be"),
         (["network_g:revision=abc"], "network_g: revision = 'abc': base mini has none"),
         (["val:metrics:psnr_y:metric=psnr"], "val.metrics.psnr_y is also a reward"),
-        (["train:spatial=true", "train:loss={type: sft_best}"], "spatial = true needs loss.type"),
+        (
+            ["train:reuse_latents=true", "train:loss={type: grpo}"],
+            "reuse_latents = true has no effect with loss.type = grpo",
+        ),
+        (["train:update_input=lr"], "update_input = lr needs target = x0, not noise"),
         (
             ["train:cell_size=32", "train:loss={type: multi_pair_dpo}"],
             "cell_size = 32 does not go with loss.type = multi_pair_dpo",
         ),
-        (["train:cell_size=32", "train:spatial=true"], "cell_size = 32 and spatial = true exclude"),
         (
             ["train:cell_size=8", "train:reward:fixed_perception_weight=null"],
             "cell_size = 8 is smaller than reward.texture.patch_size = 10",
         ),
         (["train:cell_size=48"], "train.cell_size = 48 must divide datasets.train.gt_size ="),
-        (
-            ["train:spatial=true", "train:reward:fixed_perception_weight=0.5"],
-            "spatial = true weighs by region, so reward.fixed_perception_weight = 0.5 has no",
-        ),
         (["train:diversity:t_add_range=[300, 100]"], "t_add_range = [300, 100]: needs 0 <= first"),
         (
             ["train:reward:fidelity:psnr_y:reward=mine"],

@@ -18,7 +18,8 @@ from gdpo_sr.checkpoints.lora import add_lora, lora_parameters
 from gdpo_sr.generators.load import build_generator, load_components
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
 from gdpo_sr.generators.one_step import OneStepScheduler
-from gdpo_sr.group.errors import prediction_errors
+from gdpo_sr.group.errors import Comparison, prediction_errors
+from gdpo_sr.group.sample import Group
 from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline
 from gdpo_sr.stage1.score_networks import ScoreNetworks
 from gdpo_sr.types import CheckpointError
@@ -92,9 +93,11 @@ def test_errors_of_stage_2_are_equal(pair, target: str):
     results = []
     for generator in pair:
         rng = torch.Generator().manual_seed(4)
-        errors = prediction_errors(generator, candidates, ["a", "b"], rng, target)
+        latents = torch.zeros(2, 3, 12, 16, 16)
+        group = Group(candidates[:, 0], ["a", "b"], candidates, latents, latents, latents)
+        errors = prediction_errors(generator, group, rng, Comparison(target=target))
         errors.policy.sum().backward()
-        results.append((*errors, *(p.grad for p in lora_parameters(generator.unet))))
+        results.append((*errors[:2], *(p.grad for p in lora_parameters(generator.unet))))
     assert (results[0][0] - results[0][1]).abs().min() > 1e-6
     for epsilon, velocity in zip(*results, strict=True):
         torch.testing.assert_close(velocity, epsilon, rtol=1e-4, atol=1e-5)

@@ -10,13 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gdpo_sr.group.attribute_aware import content_weights
-from gdpo_sr.rewards.content_weights import (
-    complexity_map,
-    texture_ratio,
-    textured_patches,
-    to_grey,
-)
+from gdpo_sr.rewards.content_weights import texture_ratio
 from gdpo_sr.rewards.patch_texture import (
     entropy_bits,
     gradient_counts,
@@ -24,6 +18,12 @@ from gdpo_sr.rewards.patch_texture import (
     least_entropy_bits,
     patch_complexity,
     surely_flat,
+)
+from gdpo_sr.rewards.texture_share import (
+    complexity_map,
+    texture_share,
+    textured_patches,
+    to_grey,
 )
 from gdpo_sr.utils.image_io import read_image
 
@@ -54,7 +54,7 @@ def crop(golden, name: str) -> torch.Tensor:
 @pytest.mark.parametrize("name", CROPS)
 def test_recorded_crops(golden, name: str, order: str):
     expected = recorded_ratio(recorded_row(golden, f"crop/{name}"), order)
-    assert float(texture_ratio(crop(golden, name), grey=order)) == pytest.approx(expected, abs=1e-3)
+    assert float(texture_share(crop(golden, name), grey=order)) == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.parametrize("name", CROPS)
@@ -80,7 +80,7 @@ def test_recorded_photos(golden, shared_dir, name: str):
     pixels = (image * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
     assert hashlib.sha256(pixels.tobytes()).hexdigest() == row["rgb_sha256"]
     for order in ORDERS:
-        ours = float(texture_ratio(image[None], grey=order))
+        ours = float(texture_share(image[None], grey=order))
         assert ours == pytest.approx(recorded_ratio(row, order), abs=1e-3)
 
 
@@ -97,21 +97,21 @@ def noise_picture(height: int, width: int, seed: int = 0) -> torch.Tensor:
 
 
 def test_flat_is_smooth_and_noise_is_texture():
-    assert float(texture_ratio(torch.full((1, 3, 60, 60), 0.4))) == 0
-    assert float(texture_ratio(noise_picture(60, 60))) == 1
+    assert float(texture_share(torch.full((1, 3, 60, 60), 0.4))) == 0
+    assert float(texture_share(noise_picture(60, 60))) == 1
 
 
 def test_half_and_half():
     image = torch.full((1, 3, 40, 40), 0.4)
     image[..., :20] = noise_picture(40, 20)
-    assert float(texture_ratio(image)) == pytest.approx(0.5, abs=1e-6)
+    assert float(texture_share(image)) == pytest.approx(0.5, abs=1e-6)
 
 
 def test_border_strips_count_by_their_area():
     """42 = 4 * 10 + 2: the 10x10 patches of noise reach 50, a strip of 2x10 needs 2.5 bits and the
     corner of 2x2 12.5 bits, more than 256 bins can hold.
     """
-    ratio = float(texture_ratio(noise_picture(42, 42)))
+    ratio = float(texture_share(noise_picture(42, 42)))
     assert 40 * 40 / 42**2 <= ratio + 1e-6 <= 1 - 4 / 42**2 + 2e-6
 
 
@@ -119,14 +119,14 @@ def test_border_strips_count_by_their_area():
 def test_a_strip_of_one_pixel(side: int):
     """Its entropy cannot reach 5 bits, that of one pixel is 0."""
     faint = noise_picture(side, side) * 0.02 + 0.5
-    assert float(texture_ratio(faint)) == 0
-    assert float(texture_ratio(faint, threshold=-1)) == 1
-    share = float(texture_ratio(noise_picture(side, side)))
+    assert float(texture_share(faint)) == 0
+    assert float(texture_share(faint, threshold=-1)) == 1
+    share = float(texture_share(noise_picture(side, side)))
     assert (side - 1) ** 2 / side**2 <= share + 1e-6 < 1
 
 
 def test_a_picture_smaller_than_a_patch():
-    assert 0 <= float(texture_ratio(noise_picture(7, 5))) <= 1
+    assert 0 <= float(texture_share(noise_picture(7, 5))) <= 1
 
 
 def test_a_batch_equals_its_pictures():
@@ -134,8 +134,8 @@ def test_a_batch_equals_its_pictures():
         [noise_picture(53, 47), noise_picture(53, 47, 1) * 0.1, noise_picture(53, 47, 2)]
     )
     images[2, :, 20:] = 0.5
-    alone = torch.cat([texture_ratio(image[None]) for image in images])
-    assert torch.equal(texture_ratio(images), alone)
+    alone = torch.cat([texture_share(image[None]) for image in images])
+    assert torch.equal(texture_share(images), alone)
     assert 0 < alone[2] < 1
 
 
@@ -143,20 +143,30 @@ def test_autocast_does_not_change_the_ratio(golden):
     """The step runs under autocast in mixed precision; entropies in bfloat16 would differ."""
     image = crop(golden, "camera")
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        ratio = texture_ratio(image)
-    assert torch.equal(ratio, texture_ratio(image))
+        ratio = texture_share(image)
+    assert torch.equal(ratio, texture_share(image))
 
 
-def test_threshold_and_fixed_share():
+def test_threshold_and_the_name_for_programs_outside():
     image = noise_picture(40, 40)
-    assert float(texture_ratio(image, threshold=1e4)) == 0
-    assert content_weights(image, fixed=0.3).tolist() == pytest.approx([0.3])
-    assert torch.equal(content_weights(image), texture_ratio(image))
+    assert float(texture_share(image, threshold=1e4)) == 0
+    assert texture_ratio is texture_share
+
+
+def test_the_default_threshold_is_half_a_bit_per_pixel_of_a_whole_patch():
+    """A faint slope of which a patch has between 0 and 50 of entropy times area is smooth."""
+    faint = noise_picture(40, 160) * torch.linspace(0, 0.06, 160) + 0.4
+    complexity = complexity_map(to_grey(faint))
+    near = (complexity > 40) & (complexity < 60)
+    assert near.any()
+    assert torch.equal(textured_patches(faint), complexity > 50)
+    assert torch.equal(textured_patches(faint, grey="bgr"),
+                       complexity_map(to_grey(faint, "bgr")) > 50)  # fmt: skip
 
 
 def test_unknown_channel_order():
     with pytest.raises(ValueError, match="grey = 'gbr'"):
-        texture_ratio(noise_picture(20, 20), grey="gbr")
+        texture_share(noise_picture(20, 20), grey="gbr")
 
 
 @pytest.mark.parametrize("patch_size", [3, 10, 80])

@@ -13,7 +13,7 @@ from gdpo_sr.rewards.registry import REWARDS, find_reward, load_user_modules, re
 from gdpo_sr.rewards.user_reward import UserReward
 from gdpo_sr.types import MetricError, OptionError
 
-EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "my_rewards.py"
+EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "my_rewards.py"
 CANDIDATES = torch.rand(2, 3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 HR = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 SOURCE = """
