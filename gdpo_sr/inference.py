@@ -26,9 +26,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     suffix = "" if args.format == "same" else f".{args.format}"
     naming = Naming(suffix, args.suffix, True, args.frames == "all", args.uncertainty)
     jobs = plan(args.input, args.output, naming, args.recursive)
-    from gdpo_sr.restore.command import run  # loads slowly; names are checked without
+    from gdpo_sr.utils.lean_imports import UNUSED, without
 
-    return run(args, jobs)
+    with without(*([] if args.select else UNUSED)):  # metrics use them
+        from gdpo_sr.restore.command import run  # loads slowly; names are checked without
+
+        return run(args, jobs)
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 
@@ -115,6 +114,8 @@ class CandidateSink:
 
 def heat_map(spread: np.ndarray) -> np.ndarray:
     """(H, W, 3) uint8 of a spread (H, W, 1) uint16: black is 0, the brightest HEAT_RANGE."""
+    import cv2  # a quarter of a second that only heat maps need
+
     steps = (spread.astype(np.float32) * (255 / 65535 / HEAT_RANGE)).clip(0, 255)
     colors = cv2.applyColorMap(np.rint(steps).astype(np.uint8), cv2.COLORMAP_INFERNO)
     return np.ascontiguousarray(colors[..., ::-1])

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from gdpo_sr import evaluate, inference
 from gdpo_sr.metrics import PROTOCOLS
 from gdpo_sr.restore import command
 from gdpo_sr.utils.color_fix import COLOR_FIXES
+from gdpo_sr.utils.lean_imports import without
 
 SCRIPT = """
 import sys
@@ -49,3 +52,31 @@ def test_choices_are_those_of_the_modules():
     assert inference.COLOR_FIXES == tuple(COLOR_FIXES)
     assert inference.PRECISIONS == tuple(command.PRECISIONS)
     assert evaluate.PROTOCOLS == tuple(PROTOCOLS)
+
+
+def test_restoring_imports_nothing_that_it_does_not_use(tmp_path: Path, pytestconfig):
+    """bitsandbytes alone took a second and a half, and wrote about its kernels."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    script = (
+        "import sys; from gdpo_sr.inference import main\n"
+        f"status = main(['-i', {str(tmp_path / 'a.png')!r}, '-o', {str(tmp_path / 'out')!r}])\n"
+        "heavy = {'bitsandbytes', 'scipy', 'torchvision', 'pyiqa', 'basicsr', 'tensorboard', "
+        "'cv2', 'tifffile', 'sklearn', 'pandas', 'matplotlib'} & set(sys.modules)\n"
+        "assert status == 0 and not heavy, heavy\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=pytestconfig.rootpath, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "kernels" not in done.stderr
+
+
+def test_hidden_packages_are_found_again():
+    with without("tabnanny", "json"):
+        import json  # noqa: F401 - it was imported before, and stays
+
+        with pytest.raises(ImportError):
+            import tabnanny
+    import tabnanny
+
+    assert tabnanny.verbose == 0
