@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
+
+from gdpo_sr.config.base import OptionGroup
 
 MAX_KERNEL_SIZE = 21
 
@@ -52,11 +54,7 @@ ResizeWeights = Annotated[tuple[Weight, Weight, Weight], AfterValidator(_some_we
 SizeRange = Annotated[tuple[_Size, _Size], AfterValidator(_ordered), AfterValidator(_odd_sizes)]
 
 
-class _Options(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class KernelMix(_Options):
+class KernelMix(OptionGroup):
     """Relative frequency of every blur kernel family (normalised to sum 1 when drawn)."""
 
     iso: Weight = Field(0.45, description="isotropic Gaussian")
@@ -73,7 +71,7 @@ class KernelMix(_Options):
         return self
 
 
-class StageOptions(_Options):
+class StageOptions(OptionGroup):
     """One round of blur, resize, noise and JPEG; the defaults are those of the first round."""
 
     blur_prob: Probability = Field(1.0, description="chance that a batch is blurred at all")
@@ -114,7 +112,7 @@ def _second() -> Any:
     return SecondStageOptions.model_validate({})
 
 
-class DegradationOptions(_Options):
+class DegradationOptions(OptionGroup):
     """How an LR picture is made from an HR picture."""
 
     light_prob: Probability = Field(

@@ -21,7 +21,7 @@ def load_options(path: str | Path, overrides: Sequence[str] = ()) -> Options:
 
     Args:
         path: options file in YAML.
-        overrides: `section:key=value` items of `--force_yml`; the value is YAML.
+        overrides: `section:key=value` items of `--force_yml`, dots will do; the value is YAML.
 
     Raises:
         OptionError: one line per problem: source, dotted key, value, what is allowed.
@@ -98,14 +98,15 @@ def _resolve_user_modules(values: dict[Any, Any], options_file: Path) -> None:
 def _apply_override(values: dict[Any, Any], item: str) -> tuple[str, ...]:
     """Write one `section:key=value` into `values`; returns the key as a location."""
     name, equals, text = item.partition("=")
-    keys = tuple(name.split(":"))
+    shown = f"{item!r:.80}"
+    keys = tuple(name.split(":" if ":" in name else "."))  # our messages have dots
     if not equals or not all(keys):
-        raise OptionError(f"--force_yml {item!r}: write section:key=value, as train:total_iter=20")
+        raise OptionError(f"--force_yml {shown}: write section:key=value, as train:total_iter=20")
     for key in keys[:-1]:
         if values.get(key) is None:
             values[key] = {}
         values = values[key]
         if not isinstance(values, dict):
-            raise OptionError(f"--force_yml {item!r}: {key!r} is a value, not a section")
+            raise OptionError(f"--force_yml {shown}: {key!r} is a value, not a section")
     values[keys[-1]] = parse_yaml(text, f"--force_yml {name}")
     return keys

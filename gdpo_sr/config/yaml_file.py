@@ -1,11 +1,12 @@
-"""YAML with the safe loader, YAML 1.2 numbers and booleans, and no duplicate keys.
+"""YAML of plain values: the core tags and numbers of YAML 1.2, no key twice, no tricks.
 
-PyYAML follows YAML 1.1, in which `5e-5` is a string and `no` a boolean; `lr: 5e-5` and
-`mixed_precision: no` are meant otherwise.
+PyYAML follows YAML 1.1, in which `5e-5` is a string, `no` a boolean, `017` fifteen and `1:30`
+ninety; options files mean otherwise. It reads the text; values are built here.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -14,38 +15,147 @@ import yaml
 
 from gdpo_sr.types import OptionError
 
-_REPLACED = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float")
-_BOOL = re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$")
-_FLOAT = re.compile(
-    r"^(?:[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
-    r"|[-+]?[0-9]+[eE][-+]?[0-9]+"
-    r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
-)
+MAX_CHARACTERS = 2**20
+MAX_VALUES = 20_000
+MAX_DEPTH = 40
+MAX_DIGITS = 400
+
+_TAG = "tag:yaml.org,2002:"
+_PLAIN = {
+    "null": re.compile(r"(?:~|null|Null|NULL|)"),
+    "bool": re.compile(r"(?:true|True|TRUE|false|False|FALSE)"),
+    "int": re.compile(r"(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)"),
+    "float": re.compile(
+        r"(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))"
+    ),
+    "merge": re.compile("<<"),
+}
+"""How the values of every core tag are written, tried in this order; anything else is text."""
+
+
+def _kind(text: str) -> str:
+    """Tag of an unquoted scalar."""
+    return next((kind for kind, form in _PLAIN.items() if form.fullmatch(text)), "str")
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe loader with the two changes of this module."""
+    """Composes nodes with the tags of YAML 1.2, not too deep."""
 
-    yaml_implicit_resolvers = {
-        first: [(tag, regexp) for tag, regexp in resolvers if tag not in _REPLACED]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
+    depth = 0
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Mapping of a node; a key that is written twice is an error."""
-        seen: set[str] = set()
-        for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-            key = key_node.value
-            if isinstance(key, str) and key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is written twice: keep one", key_node.start_mark
-                )
-            seen.add(str(key))
-        return super().construct_mapping(node, deep)
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.depth == MAX_DEPTH:
+            mark = self.peek_event().start_mark
+            raise yaml.MarkedYAMLError(None, None, f"more than {MAX_DEPTH} levels", mark)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def resolve(self, kind: type, value: Any, implicit: Any) -> str:
+        if kind is yaml.ScalarNode:
+            return _TAG + (_kind(value) if implicit[0] else "str")
+        return _TAG + ("seq" if kind is yaml.SequenceNode else "map")
 
 
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", _BOOL, list("tTfF"))
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that YAML 1.2 would take for something else."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = None if _kind(text) == "str" else "'"
+    return dumper.represent_scalar(_TAG + "str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
+class _Builder:
+    """Values of nodes; an alias is built again at every place, and all that is built is counted."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.open: list[yaml.Node] = []
+
+    def value(self, node: yaml.Node) -> Any:
+        """Value of a node of a core tag."""
+        self.count += 1
+        if self.count > MAX_VALUES:
+            raise _problem(node, f"more than {MAX_VALUES} values, counting those of aliases")
+        if node in self.open:
+            raise _problem(node, "an alias stands inside what it names")
+        if len(self.open) == MAX_DEPTH:
+            raise _problem(node, f"more than {MAX_DEPTH} levels")
+        self.open.append(node)
+        value = self._build(node)
+        self.open.pop()
+        return value
+
+    def _build(self, node: yaml.Node) -> Any:
+        tag = node.tag.removeprefix(_TAG)
+        if isinstance(node, yaml.MappingNode) and tag == "map":
+            return self._mapping(node)
+        if isinstance(node, yaml.SequenceNode) and tag == "seq":
+            return [self.value(part) for part in node.value]
+        if isinstance(node, yaml.ScalarNode) and tag in (*_PLAIN, "str"):
+            return _scalar(node, tag)
+        shown = node.tag.replace(_TAG, "!!")
+        raise _problem(node, f"tag {shown} is not used here: write the plain value")
+
+    def _mapping(self, node: yaml.MappingNode) -> dict[str, Any]:
+        own: dict[str, Any] = {}
+        merged: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            if key_node.tag == _TAG + "merge":
+                merged = {**self._merged(value_node), **merged}
+                continue
+            key = self.value(key_node)
+            if not isinstance(key, str):
+                raise _problem(key_node, f"key {key!r:.60} is no name: write it as text")
+            if key in own:
+                raise _problem(key_node, f"key {key!r} is written twice: keep one")
+            own[key] = self.value(value_node)
+        return {**merged, **own}
+
+    def _merged(self, node: yaml.Node) -> dict[str, Any]:
+        """What `<<` brings in: a mapping, or several of which the first ones hold."""
+        parts = node.value if isinstance(node, yaml.SequenceNode) else [node]
+        found: dict[str, Any] = {}
+        for part in parts:
+            value = self.value(part)
+            if not isinstance(value, dict):
+                raise _problem(part, "<< takes the keys of a section: give an alias of one")
+            found = {**value, **found}
+        return found
+
+
+def _scalar(node: yaml.ScalarNode, tag: str) -> Any:
+    text = node.value
+    if tag in ("str", "merge"):
+        return text
+    if not _PLAIN[tag].fullmatch(text):
+        raise _problem(node, f"{text!r:.60} is no {tag}")
+    if tag == "null":
+        return None
+    if tag == "bool":
+        return text.lower() == "true"
+    if tag == "float":
+        return _finite(node)
+    if len(text) > MAX_DIGITS:
+        raise _problem(node, f"a number of {len(text)} digits; {MAX_DIGITS} are the most")
+    return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+
+
+def _finite(node: yaml.ScalarNode) -> float:
+    value = float(node.value) if node.value[-1].isdigit() or node.value[-1] == "." else math.inf
+    if not math.isfinite(value):
+        raise _problem(node, f"{node.value!r:.60} is no finite number")
+    return value
+
+
+def _problem(node: yaml.Node, text: str) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(None, None, text, node.start_mark)
 
 
 def parse_yaml(text: str, source: str) -> Any:
@@ -58,8 +168,11 @@ def parse_yaml(text: str, source: str) -> Any:
     Raises:
         OptionError: no valid YAML; the message names the source and the line.
     """
+    if len(text) > MAX_CHARACTERS:
+        raise OptionError(f"{source}: {len(text)} characters; {MAX_CHARACTERS} are the most")
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506, a subclass of SafeLoader
+        node = yaml.compose(text, Loader=_Loader)
+        return None if node is None else _Builder().value(node)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
@@ -90,6 +203,11 @@ def read_yaml(file: str | Path) -> dict[Any, Any]:
 
 def dump_yaml(values: dict[str, Any]) -> str:
     """YAML text of plain values, in their order, readable by `parse_yaml`."""
-    return yaml.safe_dump(
-        values, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None
+    return yaml.dump(
+        values,
+        Dumper=_Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        width=100,
+        default_flow_style=None,
     )
