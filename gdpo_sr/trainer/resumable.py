@@ -40,6 +40,8 @@ class Resumable:
     iteration: int
     rank: int
     draws_per_update: int
+    told: list[str]
+    """What the log is to say of the states, once it is open."""
     best_gain: float | None = None
     """Of the rewarded metrics, in the best validation without an alarm."""
 
@@ -161,13 +163,14 @@ class Resumable:
                 layout.
         """
         given = self.options.path.resume_state
-        found = self.states.newest(self._check, self.logger) if auto or given is None else None
+        self.told = []
+        found = self.states.newest(self._check, self.told) if auto or given is None else None
         if found is None and given is None:
             return None
         if found is None:
             found = Path(given), load_state(Path(given))
         elif given is not None and found[0].resolve() != Path(given).resolve():
-            self.logger.warning(
+            self.told.append(
                 "path.resume_state is not used, --auto_resume goes on from this run's newest "
                 "state: leave --auto_resume out to go back to it"
             )
@@ -200,6 +203,8 @@ class Resumable:
         """After `load_newest`: move later states aside, and write the models of this one again,
         since the run may have been killed before they were whole.
         """
+        for sentence in self.told:
+            self.logger.warning(sentence)
         self.logger.info("resumed from %s at iteration %d", folder, self.iteration)
         if self.accelerator.is_main_process:
             aside = self.states.set_aside_after(self.iteration)

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import logging
 import pickle
 import time
 from collections.abc import Callable
@@ -85,8 +84,9 @@ class StateFolder:
                 remove_folder(self.models / self.model_of(int(folder.name)))
                 remove_folder(folder)
 
-    def newest(self, check: Check, logger: logging.Logger) -> tuple[Path, dict[str, Any]] | None:
-        """The newest state that is whole and passes `check`; a warning names every one that is not.
+    def newest(self, check: Check, told: list[str]) -> tuple[Path, dict[str, Any]] | None:
+        """The newest state that is whole and passes `check`; sentences in `told` name every one
+        that is not.
 
         Raises:
             CheckpointError: there are states, and none is good.
@@ -98,7 +98,7 @@ class StateFolder:
                 check(state, str(folder))
             except CheckpointError as error:
                 first = first or error
-                logger.warning("%s; it stays where it is, and the one before is tried", error)
+                told.append(f"{error}; nothing of it is used, and the one before is tried")
                 continue
             return folder, state
         if first is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -58,6 +59,7 @@ def forked(action: Callable[[], int]) -> int:
     """Exit status of a child that does something; -9 if it was killed."""
     child = os.fork()
     if not child:
+        gc.freeze()  # what the parent has imported is no garbage
         torch.set_num_threads(1)
         sink = os.open(os.devnull, os.O_WRONLY)
         os.dup2(sink, 1)

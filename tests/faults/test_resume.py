@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,18 @@ from tests.integration.test_training import build
 
 def states(run: Path) -> list[str]:
     return sorted(f.name for f in (run / "training_states").iterdir())
+
+
+@pytest.fixture(scope="module")
+def finished(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of three updates; who changes it takes a copy."""
+    root = tmp_path_factory.mktemp("finished")
+    assert train("stage2", base, root) == 0
+    return root / "run"
+
+
+def copy_of(run: Path, root: Path) -> Path:
+    return shutil.copytree(run, root / "run")
 
 
 def test_states_of_an_abandoned_branch_are_set_aside(base: Path, tmp_path: Path):
@@ -49,10 +62,9 @@ def test_every_kept_state_has_its_model(base: Path, tmp_path: Path):
 
 @pytest.mark.parametrize("harm", ["flip", "cut", "empty", "foreign"])
 def test_a_bad_newest_state_is_named_and_the_one_before_is_used(
-    harm: str, base: Path, tmp_path: Path
+    harm: str, base: Path, finished: Path, tmp_path: Path
 ):
-    assert train("stage2", base, tmp_path) == 0
-    run = tmp_path / "run"
+    run = copy_of(finished, tmp_path)
     whole = outcome(run)
     file = run / "training_states" / "0000003" / "state.pt"
     data = bytearray(file.read_bytes())
@@ -70,9 +82,10 @@ def test_a_bad_newest_state_is_named_and_the_one_before_is_used(
     assert any("set_aside" in name and "state.pt" in name for name in found)  # nothing is deleted
 
 
-def test_no_good_state_is_an_error_and_writes_nothing(base: Path, tmp_path: Path, capsys):
-    assert train("stage2", base, tmp_path) == 0
-    for file in (tmp_path / "run").rglob("state.pt"):
+def test_no_good_state_is_an_error_and_writes_nothing(
+    base: Path, finished: Path, tmp_path: Path, capsys
+):
+    for file in copy_of(finished, tmp_path).rglob("state.pt"):
         file.write_bytes(b"")
     before = {
         f: f.stat().st_mtime_ns for f in (tmp_path / "run").rglob("*") if "log" not in f.parts
@@ -99,13 +112,13 @@ def test_no_good_state_is_an_error_and_writes_nothing(base: Path, tmp_path: Path
     ids=str,
 )
 def test_refused_changes_are_one_line_and_write_nothing(
-    change: dict[str, object], base: Path, tmp_path: Path, capsys
+    change: dict[str, object], base: Path, finished: Path, tmp_path: Path, capsys
 ):
-    assert train("stage2", base, tmp_path, train__total_iter=1) == 0
+    copy_of(finished, tmp_path)
     before = {
         f: f.stat().st_mtime_ns for f in (tmp_path / "run").rglob("*") if "log" not in f.parts
     }
-    assert train("stage2", base, tmp_path, "--auto_resume", train__total_iter=2, **change) == 2
+    assert train("stage2", base, tmp_path, "--auto_resume", train__total_iter=4, **change) == 2
     [line] = [text for text in capsys.readouterr().err.splitlines() if text.startswith("error:")]
     assert list(change)[0].replace("__", ".").split(".")[-1].split("_")[0] in line
     after = times(tmp_path / "run")
@@ -127,10 +140,10 @@ def test_told_changes_take_effect(base: Path, tmp_path: Path):
     assert build(base, tmp_path).resume()  # and back to no average
 
 
-def test_told_changes_are_named(base: Path, tmp_path: Path):
-    assert train("stage2", base, tmp_path, train__total_iter=1) == 0
+def test_told_changes_are_named(base: Path, finished: Path, tmp_path: Path):
+    copy_of(finished, tmp_path)
     changes = {"train__optim_g__lr": 3e-4, "path__pretrain_lora": tmp_path / "run"}
-    assert train("stage2", base, tmp_path, "--auto_resume", train__total_iter=2, **changes) == 0
+    assert train("stage2", base, tmp_path, "--auto_resume", train__total_iter=4, **changes) == 0
     text = log_of(tmp_path / "run")
     assert "from here on: train.optim_g.lr" in text and "-> 0.0003" in text
     assert "path.pretrain_lora has no effect" in text
