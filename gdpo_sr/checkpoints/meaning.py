@@ -75,6 +75,10 @@ class Meaning:
         text = json.dumps(asdict(self), indent=1, ensure_ascii=False)
         write_file(folder / MEANING_FILE, text + "\n")
 
+    def settings(self) -> dict[str, Any]:
+        """Timesteps and prompt."""
+        return {"t_add": self.t_add, "t_diff": self.t_diff, "prompt": self.prompt}
+
     def without_folders(self) -> Meaning:
         """For others, who have none of this machine's folders."""
         name = self.base if isinstance(self.base, str) and not Path(self.base).exists() else None
@@ -159,7 +163,7 @@ def apply_meaning(
         given: values by the names t_add, t_diff and prompt; None: not given. One that differs from
             the training's is told by a warning.
     """
-    trained = {name: getattr(meaning, name) for name in ("t_add", "t_diff", "prompt")}
+    trained = meaning.settings()
     for name, value in (given or {}).items():
         tell_override(name, value, trained[name])
         if value is not None:
@@ -167,6 +171,15 @@ def apply_meaning(
     generator.scheduler.set_timesteps_pair(trained["t_add"], trained["t_diff"])
     if trained["prompt"] is not None:
         generator.prompt = trained["prompt"]
+
+
+def resume_meaning(
+    generator: NoiseAwareGenerator, meaning: Meaning, saved: Mapping[str, Any] | None
+) -> Meaning:
+    """Of a run that goes on: timesteps and prompt as its state holds them; None: of version 0.1."""
+    meaning = replace(meaning, **(saved or {}))
+    apply_meaning(generator, meaning)
+    return meaning
 
 
 def given_in(options: NetworkOptions) -> dict[str, Any]:

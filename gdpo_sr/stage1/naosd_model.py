@@ -12,7 +12,13 @@ from torch import nn
 
 from gdpo_sr.checkpoints.generator_adapters import GeneratorAdapters
 from gdpo_sr.checkpoints.lora import adapters_disabled
-from gdpo_sr.checkpoints.meaning import Meaning, apply_meaning, given_in, read_meaning
+from gdpo_sr.checkpoints.meaning import (
+    Meaning,
+    apply_meaning,
+    given_in,
+    read_meaning,
+    resume_meaning,
+)
 from gdpo_sr.checkpoints.model_folder import components_of, save_model_folder
 from gdpo_sr.config.run_options import MetricOptions
 from gdpo_sr.config.stage1_options import VSDOptions
@@ -222,6 +228,15 @@ class NAOSDModel(BaseModel):
         return {name[5:]: value for name, value in logs.items() if name.startswith("loss_")}
 
     # What is kept --------------------------------------------------------------------------------
+
+    def extra_state(self) -> dict[str, Any]:
+        """Timesteps and prompt, which may be those of the adapters that the run started from."""
+        return {} if self.adapters is None else {"meaning": self.meaning.settings()}
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore what `extra_state` returned."""
+        if self.adapters is not None:
+            self.meaning = resume_meaning(self.generator, self.meaning, state.get("meaning"))
 
     def _load_state(self, state: dict[str, Any], source: str) -> None:
         """Trained weights replace the base's here, so the base is measured first."""

@@ -13,7 +13,7 @@ from torch import nn
 
 from gdpo_sr.checkpoints.load_adapter import continue_adapter
 from gdpo_sr.checkpoints.lora import add_lora, save_lora
-from gdpo_sr.checkpoints.meaning import Meaning, given_in
+from gdpo_sr.checkpoints.meaning import Meaning, given_in, resume_meaning
 from gdpo_sr.group.step import GroupStep, ScoredGroup
 from gdpo_sr.losses.preference import PreferenceLoss
 from gdpo_sr.stage2.build_rewards import build_loss, build_rewards
@@ -122,6 +122,7 @@ class GDPOModel(BaseModel):
     def extra_state(self) -> dict[str, Any]:
         """Automatic omega, and the best validation so far."""
         return {
+            "meaning": self.meaning.settings(),
             "scale": self.loss.state_dict(),
             "alarms": self.alarms.state_dict(),
             "stop_early": self.stop_early,
@@ -134,6 +135,7 @@ class GDPOModel(BaseModel):
                 "this state is of a run that refreshed its reference, which is gone: "
                 "begin a new run with path.pretrain_lora on the old run's folder"
             )
+        self.meaning = resume_meaning(self.generator, self.meaning, state.get("meaning"))
         self.loss.load_state_dict(state["scale"])
         self.alarms.load_state_dict(state["alarms"])
         self.stop_early = state["stop_early"]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gdpo_sr.checkpoints.convert import main
+from gdpo_sr.convert import main
 from gdpo_sr.generators.load import build_generator, load_components
 from gdpo_sr.group.sample import GroupNoise, restore_group
 from tests.released_checkpoints import checksum_error

@@ -17,10 +17,11 @@ import torch
 from accelerate import Accelerator
 from peft import set_peft_model_state_dict
 
-from gdpo_sr.checkpoints.convert import main, read_checkpoint
+from gdpo_sr.checkpoints.convert import read_checkpoint
 from gdpo_sr.checkpoints.released_layout import own_name
 from gdpo_sr.config.load import load_options
 from gdpo_sr.config.paths import ExperimentPaths
+from gdpo_sr.convert import main
 from gdpo_sr.stage1.naosd_model import NAOSDModel
 from gdpo_sr.types import SRBatch
 

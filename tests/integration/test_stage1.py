@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from gdpo_sr.checkpoints import merge
+from gdpo_sr import merge
 from gdpo_sr.checkpoints.lora import add_lora, load_lora, lora_parameters, save_lora
 from gdpo_sr.config.load import dump_options, load_options
 from gdpo_sr.config.paths import ExperimentPaths
@@ -459,8 +459,9 @@ def test_main_writes_what_it_promises(base: Path, tmp_path: Path, capsys):
     run = tmp_path / "run"
     assert str(run / "visualization" / "side_by_side_0000001.png") in printed
     assert "NAOSD" in printed and "trained" in printed and "held out" in printed
-    settings = json.loads((run / "models" / "lora_latest" / "stage1.json").read_text())
-    assert settings == {"t_add": 250, "t_diff": 100, "prompt": "a photo"}
+    settings = json.loads((run / "models" / "lora_latest" / "gdpo_sr.json").read_text())
+    assert (settings["t_add"], settings["t_diff"], settings["prompt"]) == (250, 100, "a photo")
+    assert settings["base"] == str(base) and settings["changes"] == ["unet", "vae", "conv_in"]
     figures = json.loads((run / "validation_0000001.json").read_text())
     assert [row["name"] for row in figures["metrics"]] == ["psnr_y", "nlpd", "gmsd"]
 
