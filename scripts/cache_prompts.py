@@ -24,7 +24,7 @@ from gdpo_sr.config.schema import Options
 from gdpo_sr.data.captions import CaptionCache
 from gdpo_sr.generators.tagger import Tagger, load_tagger
 from gdpo_sr.trainer.build_data import tagger_cache
-from gdpo_sr.types import GDPOSRError, OptionError
+from gdpo_sr.types import DatasetError, GDPOSRError, OptionError
 from gdpo_sr.utils.image_io import list_images, read_image
 from gdpo_sr.writer import write_file
 
@@ -38,6 +38,8 @@ def main(argv: list[str] | None = None) -> int:
         raise OptionError(f"{arguments.opt}: network_g.prompts.tagger is missing: name its model")
     folders = arguments.input or dataset_folders(options)
     paths = sorted({path for folder in folders for path in list_images(folder, recursive=True)})
+    if arguments.write:
+        check_text_files(paths)
     cache = tagger_cache(prompts)
     todo = [path for path in paths if not cache.knows(path)]
     problems = []
@@ -69,6 +71,17 @@ def fill(cache: CaptionCache, tagger: Tagger, paths: list[Path]) -> list[str]:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             problems.append(reason if str(path) in reason else f"{path}: {reason}")
     return problems
+
+
+def check_text_files(paths: list[Path]) -> None:
+    """Raise DatasetError for two pictures that would share one text file."""
+    owners: dict[Path, Path] = {}
+    for path in paths:
+        other = owners.setdefault(path.with_suffix(".txt"), path)
+        if other != path:
+            raise DatasetError(
+                f"--write: {other} and {path} would share {path.with_suffix('.txt')}; rename one"
+            )
 
 
 def write_files(cache: CaptionCache, paths: list[Path]) -> None:

@@ -421,7 +421,8 @@ def test_results_of_other_settings_are_made_again(
     before = contents(out)
     for options, key in (
         (["--lora", str(lora_run)], "lora"),
-        (["--lora", str(lora_run), "--seed", "1"], "seed"),
+        (["--lora", str(lora_run), "--lora_scale", "0.5"], "lora"),
+        (["--lora", str(lora_run), "--lora_scale", "0.5", "--seed", "1"], "seed"),
         (["--seed", "1", "--t_add", "100"], "lora, t_add"),
     ):
         capsys.readouterr()

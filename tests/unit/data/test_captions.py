@@ -268,6 +268,15 @@ def test_the_script_fills_what_training_reads(run, photos: list[Path], monkeypat
     assert file_captions(photos) == words
 
 
+def test_two_pictures_of_one_text_file(run, photos: list[Path]):
+    """Both captions would lie in a.txt; nothing is written."""
+    write_image(photos[0].with_suffix(".jpg"), picture(7))
+    arguments, _ = run
+    with pytest.raises(DatasetError, match="a.jpg and .*a.png would share .*a.txt; rename one"):
+        cache_prompts.main([*arguments, "--write"])
+    assert not photos[0].with_suffix(".txt").exists()
+
+
 def test_the_script_goes_on_past_bad_pictures(run, photos: list[Path], capsys):
     arguments, prompts = run
     photos[0].write_bytes(photos[0].read_bytes()[:200])
