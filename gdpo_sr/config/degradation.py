@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, model_validator
 
-from gdpo_sr.config.base import OptionGroup
+from gdpo_sr.option_group import OptionGroup
 
 MAX_KERNEL_SIZE = 21
 

@@ -85,8 +85,8 @@ class GroupInputs:
         return _own_errors(self._distance(prediction[:, :, None], self.wanted), self.imitate)
 
     def _distance(self, prediction: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        error = element_errors if self.per_element else mean_squared_error
-        return self.unit * error(prediction, wanted)
+        dims = (-3,) if self.per_element else (-3, -2, -1)
+        return self.unit * mean_squared_error(prediction, wanted, dims)
 
 
 def prediction_errors(
@@ -229,15 +229,8 @@ def at_least_float32(x: torch.Tensor) -> torch.Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def mean_squared_error(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """l_i: mean over c, h, w of (prediction - target)^2 in float32; (..., c, h, w) -> (...)."""
-    return _squares(prediction, target).mean(dim=(-3, -2, -1))
-
-
-def element_errors(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """The same per latent element: mean over c alone; (..., c, h, w) -> (..., h, w)."""
-    return _squares(prediction, target).mean(dim=-3)
-
-
-def _squares(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    return (at_least_float32(prediction) - at_least_float32(target)).square()
+def mean_squared_error(
+    prediction: torch.Tensor, target: torch.Tensor, dims: tuple[int, ...] = (-3, -2, -1)
+) -> torch.Tensor:
+    """l_i: mean of (prediction - target)^2 in float32 over c, h, w, or over c alone (-3,)."""
+    return (at_least_float32(prediction) - at_least_float32(target)).square().mean(dims)

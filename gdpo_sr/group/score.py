@@ -8,17 +8,14 @@ fidelity. Not in the paper.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 
 import torch
 
 from gdpo_sr.group.sample import Group
-from gdpo_sr.rewards.base import Kind, Reward, check_shapes
-from gdpo_sr.types import GDPOSRError, MetricError
+from gdpo_sr.rewards.base import Kind, Reward
+from gdpo_sr.rewards.scoring import score_candidates
 from gdpo_sr.utils.color_fix import apply_color_fix
-
-_LOGGER = logging.getLogger("gdpo_sr")
 
 
 @torch.no_grad()
@@ -84,42 +81,3 @@ def split_cells(images: torch.Tensor, size: int) -> torch.Tensor:
 
 def _of_kind(rewards: Mapping[str, Reward], kind: Kind) -> dict[str, Reward]:
     return {name: reward for name, reward in rewards.items() if reward.kind == kind}
-
-
-@torch.no_grad()
-def score_candidates(
-    rewards: Mapping[str, Reward], candidates: torch.Tensor, hr: torch.Tensor
-) -> dict[str, torch.Tensor]:
-    """Scores (B, G) by name of candidates (B, G, 3, H, W) against hr (B, 3, H, W), RGB in [0, 1];
-    errors as `score_group`.
-    """
-    return {name: _scores(name, reward, candidates, hr) for name, reward in rewards.items()}
-
-
-def _scores(name: str, reward: Reward, candidates: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
-    check_shapes(name, candidates, hr)
-    try:
-        scores = reward(candidates, hr)
-    except GDPOSRError:  # a mistake in the options, the same for every candidate
-        raise
-    except Exception as error:
-        _LOGGER.warning("reward '%s' failed on a group (%s); scoring one by one", name, error)
-        return _one_by_one(reward, candidates, hr)
-    if scores.shape != candidates.shape[:2]:
-        expected, got = tuple(candidates.shape[:2]), tuple(scores.shape)
-        raise MetricError(
-            f"reward '{name}' returned shape {got}; it must return (B, G) = {expected}"
-        )
-    return scores.float()
-
-
-def _one_by_one(reward: Reward, candidates: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
-    groups, size = candidates.shape[:2]
-    scores = torch.full((groups, size), torch.nan, device=candidates.device)
-    for b in range(groups):
-        for g in range(size):
-            try:
-                scores[b, g] = reward(candidates[b : b + 1, g : g + 1], hr[b : b + 1]).reshape(())
-            except Exception as error:
-                _LOGGER.warning("no score for candidate %d of image %d: %s", g, b, error)
-    return scores

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from gdpo_sr.advantages import finite_std, tied
+from gdpo_sr.advantages import finite_std
 from gdpo_sr.config.train_options import TrainOptions
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
 from gdpo_sr.group.advantages import group_advantages, per_element, permute_scores, reward_values
@@ -25,6 +25,8 @@ from gdpo_sr.rewards.texture_share import texture_share
 from gdpo_sr.types import LossOutput, SRBatch
 
 Backward = Callable[[torch.Tensor], None]
+Gather = Callable[[torch.Tensor], torch.Tensor] | None
+"""Rows of a tensor (N, G) of all processes; None: there is one."""
 
 
 @dataclass
@@ -107,15 +109,8 @@ class GroupStep:
         x = reward.texture
         return texture_share(pictures, x.patch_size, x.threshold, x.grey)
 
-    def set_advantages(
-        self,
-        items: list[ScoredGroup],
-        gather: Callable[[torch.Tensor], torch.Tensor] | None = None,
-    ) -> None:
-        """Advantages of all batches of one update; some need statistics of all of them.
-
-        `gather` gives the rows of a tensor (N, G) of all processes.
-        """
+    def set_advantages(self, items: list[ScoredGroup], gather: Gather = None) -> None:
+        """Advantages of all batches of one update; some need statistics of all of them."""
         scores = {n: torch.cat([item.scores[n] for item in items]) for n in self.rewards}
         texture, a = torch.cat([item.texture for item in items]), self.train.advantage
         found = group_advantages(scores, texture, self.rewards, a.type, a.clip, gather)
@@ -127,11 +122,7 @@ class GroupStep:
         if self.loss.needs_values:
             self._set_values(items, gather)
 
-    def _set_values(
-        self,
-        items: list[ScoredGroup],
-        gather: Callable[[torch.Tensor], torch.Tensor] | None,
-    ) -> None:
+    def _set_values(self, items: list[ScoredGroup], gather: Gather) -> None:
         kind = self.train.advantage.type
         values = [reward_values(i.scores, i.texture, self.rewards, kind) for i in items]
         batch = torch.cat(values)
@@ -152,8 +143,7 @@ class GroupStep:
     def __call__(self, item: ScoredGroup) -> LossOutput:
         """Loss of a group with a graph, and what to log."""
         inputs = self.inputs(item)
-        output = self.output(item, inputs, inputs.predict(self.network))
-        return LossOutput(output.loss, {**output.logs, **group_logs(item, self.rewards)})
+        return self.output(item, inputs, inputs.predict(self.network))
 
     def backward(
         self,
@@ -189,8 +179,7 @@ class GroupStep:
             with autocast():
                 prediction = inputs.predict(self.network, part)
             backward((prediction * weights[part]).sum())
-        logs = {**output.logs, **group_logs(item, self.rewards)}
-        return LossOutput(output.loss.detach(), logs)
+        return LossOutput(output.loss.detach(), output.logs)
 
 
 def _parts(noisy: torch.Tensor, chunk: int) -> list[tuple[slice, ...]]:
@@ -201,19 +190,3 @@ def _parts(noisy: torch.Tensor, chunk: int) -> list[tuple[slice, ...]]:
         for b in range(len(noisy))
         for start in starts
     ]
-
-
-def group_logs(item: ScoredGroup, rewards: dict[str, Reward]) -> dict[str, torch.Tensor]:
-    """Mean, spread inside a group, failures and share of tied groups of every reward; pictures
-    without a preference.
-    """
-    logs = {"skipped_groups": (item.advantages == 0).flatten(1).all(-1).sum()}
-    for name, values in item.scores.items():
-        finite = values.isfinite()
-        sign = -1.0 if rewards[name].metric.lower_better else 1.0
-        spread = values.nanmean(-1, keepdim=True).sub(values).square().nanmean().sqrt()
-        logs[f"metric_{name}"] = sign * torch.where(finite, values, torch.nan).nanmean()
-        logs[f"spread_{name}"] = spread
-        logs[f"failed_{name}"] = (~finite).sum()
-        logs[f"tied_{name}"] = tied(values).float().mean()
-    return logs

@@ -17,6 +17,7 @@ from gdpo_sr.checkpoints.meaning import Meaning, given_in, resume_meaning
 from gdpo_sr.group.step import GroupStep, ScoredGroup
 from gdpo_sr.losses.preference import PreferenceLoss
 from gdpo_sr.stage2.build_rewards import build_loss, build_rewards
+from gdpo_sr.stage2.group_logs import group_logs
 from gdpo_sr.trainer.alarms import AlarmReport, Alarms
 from gdpo_sr.trainer.base_model import BaseModel
 from gdpo_sr.trainer.build_data import (
@@ -105,7 +106,10 @@ class GDPOModel(BaseModel):
     def compute_loss(self, item: ScoredGroup) -> LossOutput:
         """Loss of the groups of one batch, and what to log."""
         with self.timer("update"):
-            return self.step(item)
+            return self._with_logs(item, self.step(item))
+
+    def _with_logs(self, item: ScoredGroup, output: LossOutput) -> LossOutput:
+        return LossOutput(output.loss, {**output.logs, **group_logs(item, self.rewards)})
 
     def _backward(self, item: ScoredGroup, count: int) -> LossOutput:
         """With `train.update_chunk` a few candidates at a time."""
@@ -117,7 +121,8 @@ class GDPOModel(BaseModel):
             self.weight_update.backward(loss / count)
 
         with self.timer("update"):
-            return self.step.backward(item, chunk, backward, self.accelerator.autocast)
+            output = self.step.backward(item, chunk, backward, self.accelerator.autocast)
+        return self._with_logs(item, output)
 
     def extra_state(self) -> dict[str, Any]:
         """Automatic omega, and the best validation so far."""

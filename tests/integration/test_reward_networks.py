@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from gdpo_sr.group.score import score_candidates
 from gdpo_sr.rewards.iqa_reward import IQAReward
+from gdpo_sr.rewards.scoring import score_candidates
 
 TINY_MANIQA = {"pretrained": False, "embed_dim": 48, "dim_mlp": 48}
 NETWORKS: dict[str, dict[str, Any]] = {

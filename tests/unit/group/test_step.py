@@ -1,10 +1,9 @@
-"""The step with a run's options: what each option reaches, what is logged, and that the gradient of
-a group in chunks is that of the whole group, in double precision.
+"""The step with a run's options: what each option reaches, and that the gradient of a group in
+chunks is that of the whole group, in double precision.
 """
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +16,7 @@ from gdpo_sr.config.train_options import DiversityOptions, TrainOptions
 from gdpo_sr.generators.load import build_generator, load_components
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
 from gdpo_sr.group.sample import Group, draw_noise
-from gdpo_sr.group.step import GroupStep, ScoredGroup, group_logs
+from gdpo_sr.group.step import GroupStep, ScoredGroup
 from gdpo_sr.losses import LOSSES, RewardValues
 from gdpo_sr.rewards.texture_share import texture_share
 from gdpo_sr.types import SRBatch
@@ -200,34 +199,6 @@ def test_how_groups_are_sampled(network):
     assert (other.sampling.action_sigma, other.sampling.chunk) == (0.3, 2)
     assert other.comparison.drift and other.comparison.chunk == 2
     assert DiversityOptions().steps(6) is None
-
-
-# Logs
-
-
-def test_logs_by_hand(network):
-    """Scores (1, 3, nan) and (2, 2, 2): mean 2, spread sqrt((1 + 1 + 0 + 0 + 0) / 5), one failed,
-    one of two tied; one picture has no preference.
-    """
-    scores = torch.tensor([[1.0, 3.0, torch.nan], [2.0, 2.0, 2.0]])
-    rewards = {name: copy.copy(reward) for name, reward in REWARDS.items()}
-    rewards["bright"].metric = SimpleNamespace(lower_better=True)
-    scored = item(network)
-    scored.scores = dict.fromkeys(rewards, scores)
-    scored.advantages = torch.tensor([[1.0, -1.0, 0.0], [0.0, 0.0, 0.0]])
-    logs = {name: float(value) for name, value in group_logs(scored, rewards).items()}
-    assert logs["skipped_groups"] == 1
-    assert logs["metric_close"] == 2 and logs["metric_bright"] == -2
-    assert logs["spread_close"] == pytest.approx(0.4**0.5)
-    assert logs["failed_close"] == 1 and logs["tied_close"] == 0.5
-
-
-def test_a_map_with_one_preference_is_not_skipped(network):
-    scored = item(network, by_element=True)
-    scored.advantages.zero_()
-    assert int(group_logs(scored, REWARDS)["skipped_groups"]) == 2
-    scored.advantages[0, 1, 2, 3] = 1
-    assert int(group_logs(scored, REWARDS)["skipped_groups"]) == 1
 
 
 # Gradient in chunks

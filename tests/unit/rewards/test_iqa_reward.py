@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gdpo_sr.group.score import score_candidates
 from gdpo_sr.metrics import create_metric
 from gdpo_sr.rewards.iqa_reward import IQAReward
+from gdpo_sr.rewards.scoring import score_candidates
 from gdpo_sr.types import MetricError, OptionError
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from gdpo_sr.group.score import score_candidates
 from gdpo_sr.rewards.registry import REWARDS, find_reward, load_user_modules, register_reward
+from gdpo_sr.rewards.scoring import score_candidates
 from gdpo_sr.rewards.user_reward import UserReward
 from gdpo_sr.types import MetricError, OptionError
 
