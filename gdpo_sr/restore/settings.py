@@ -129,4 +129,10 @@ def place_of(target: Path, folder: Path) -> str:
 def _differences(before: Settings, settings: Settings, job: Job, caption: str | None) -> list[str]:
     now = for_picture(settings, job.source, caption)
     now = json.loads(json.dumps(now))  # as the manifest gives it back
-    return sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    keys = before.keys() | now.keys()
+    return sorted(key for key in keys if _content(before.get(key)) != _content(now.get(key)))
+
+
+def _content(value: Any) -> Any:
+    """A setting without the place of its files: a model that was moved is the same model."""
+    return {k: v for k, v in value.items() if k != "folder"} if isinstance(value, dict) else value

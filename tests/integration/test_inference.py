@@ -450,6 +450,10 @@ def test_changed_input_and_lora_are_seen(
     text = capsys.readouterr().out
     assert "1 of 3 were made by other settings (input)" in text and "2 of 3 exist" in text
     assert read_image(tmp_path / "moved" / "a.png").shape == (3, 32, 32)
+    lora_run = lora_run.rename(tmp_path / "renamed")
+    lora[1] = str(lora_run)
+    run(photos, tmp_path / "moved", base, *lora)
+    assert "3 of 3 exist already and were skipped" in capsys.readouterr().out
     weights = lora_run / "models" / "lora_latest" / "adapter_model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 64
