@@ -6,7 +6,6 @@ matter.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,14 +13,12 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import nn
 from tqdm import tqdm
 
 from gdpo_sr.config.paths import ExperimentPaths
 from gdpo_sr.config.schema import Options
 from gdpo_sr.data.loader import make_loader
 from gdpo_sr.generators.dropout import without_dropout
-from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
 from gdpo_sr.trainer.build_data import build_degradation, build_training_set
 from gdpo_sr.trainer.health import Health, causes_of
 from gdpo_sr.trainer.optimization import NetworkUpdate
@@ -29,7 +26,6 @@ from gdpo_sr.trainer.processes import agree, spreads_weights
 from gdpo_sr.trainer.random_sources import RandomSources
 from gdpo_sr.trainer.report import (
     Comparison,
-    Pictures,
     TrainingLog,
     mean,
     write_figures,
@@ -37,20 +33,13 @@ from gdpo_sr.trainer.report import (
 )
 from gdpo_sr.trainer.resumable import Resumable
 from gdpo_sr.trainer.stop_signal import StopSignal
-from gdpo_sr.trainer.validation import PairedValidation
-from gdpo_sr.types import DivergedError, GDPOSRError, LossOutput, SRBatch
+from gdpo_sr.types import GDPOSRError, LossOutput, SRBatch
 from gdpo_sr.utils.logger import get_logger
 from gdpo_sr.utils.timing import Timer
 
-LATEST = "lora_latest"
-"""Name, under `models/`, of the adapters of the newest checkpoint."""
 
-
-class BaseModel(Resumable, ABC):
-    """One training run.
-
-    A subclass builds its networks in `build`, which sets `generator` and `validation`, and provides
-    `compute_loss` and `save_model`.
+class BaseModel(Resumable):
+    """One training run: a stage, its data and its loop.
 
     Args:
         options: checked options.
@@ -58,24 +47,10 @@ class BaseModel(Resumable, ABC):
         accelerator: owner of devices, precision and processes.
 
     Attributes:
-        random_names: sources of randomness of the stage.
-        result_name: what the trained generator is called in tables and pictures.
-        fitted_label: what is said of a metric that training looks at.
-        latest: name, under `models/`, of what the newest checkpoint wrote for users.
-        generator: the network that is trained.
-        validation: compares it with its base.
-        weight_update: applies gradients to it.
-        beside: updates of other networks that are trained with it, by name; set in `build`.
-        finished: whether `fit` reached the end.
         timer: seconds spent in parts of the update.
+        finished: whether `fit` reached the end.
+        stop_early: ends the loop after the current update; set by a stage.
     """
-
-    random_names: tuple[str, ...] = ("degradation",)
-    result_name = ""
-    fitted_label = "trained"
-    latest = LATEST
-    generator: NoiseAwareGenerator
-    validation: PairedValidation
 
     def __init__(self, options: Options, paths: ExperimentPaths, accelerator: Accelerator) -> None:
         self.options, self.paths, self.accelerator = options, paths, accelerator
@@ -98,51 +73,6 @@ class BaseModel(Resumable, ABC):
         self.log = TrainingLog(options.logger, self.logger, train.total_iter)
         self.states = self.open_states()
         self.health = Health(train.divergence, train.total_iter, self.logger)
-
-    # What a stage provides -------------------------------------------------------------------
-
-    @abstractmethod
-    def build(self) -> dict[str, nn.Parameter]:
-        """Build the networks. Returns the trained parameters by name.
-
-        Their gradients are averaged over processes here, not by wrapping a module.
-        """
-
-    @abstractmethod
-    def compute_loss(self, item: Any) -> LossOutput:
-        """Loss of one item of `prepare_update`, with a graph, and what to log."""
-
-    @abstractmethod
-    def save_model(self, name: str) -> None:
-        """Write what users load, as `models/<name>`."""
-
-    # What a stage may provide ----------------------------------------------------------------
-
-    def prepare_update(self, batches: list[SRBatch]) -> list[Any]:
-        """What `compute_loss` gets for each of the `accumulation` batches of one update."""
-        return list(batches)
-
-    def train_beside(self, count: int) -> dict[str, torch.Tensor]:
-        """Backward pass of the networks in `beside`, on the batch of the last `compute_loss`.
-
-        `count` batches make an update. Returns what to log.
-        """
-        return {}
-
-    def after_update(self) -> None:  # noqa: B027, a stage may leave it out
-        """Called after every optimizer update, `iteration` counting it."""
-
-    def judge(self, comparison: Comparison, pictures: Pictures) -> dict[str, Any]:
-        """Act on a validation (main process only). Returns what is kept beside its figures."""
-        return {}
-
-    def symptoms(self, logs: dict[str, float]) -> dict[str, str]:
-        """What else is wrong with an update, and what to try."""
-        return {}
-
-    def progress(self, logs: dict[str, float]) -> dict[str, float]:
-        """What the log's lines and the progress bar show behind the loss."""
-        return {}
 
     # Data ------------------------------------------------------------------------------------
 
@@ -222,19 +152,13 @@ class BaseModel(Resumable, ABC):
         return True
 
     def _check_health(self, logs: dict[str, float]) -> None:
-        """Raise DivergedError if too many updates went wrong; the same in all processes."""
+        """End the run if too many updates went wrong; the same in all processes."""
         finite = all(update.is_finite() for update in [self.weight_update, *self.beside.values()])
         causes = {**causes_of(logs, finite), **self.symptoms(logs)}
-        self.health.note(self.iteration, causes)
-        if (cause := self.health.verdict()) is None:
-            return
         good = self.states.healthy
-        state = "none was saved" if good is None else str(self.states.folder_of(good))
-        raise DivergedError(
-            f"update {self.iteration}: {cause} in {len(self.health.seen[cause])} of the last "
-            f"{self.health.window} updates: the run ends. Last healthy state: {state}. Try: "
-            f"{causes.get(cause, 'a healthy state')}; go on from it with path.resume_state"
-        )
+        folder = None if good is None else self.states.folder_of(good)
+        self.health.note(self.iteration, causes)
+        self.health.check(self.iteration, folder)
 
     @property
     def _validation_is_due(self) -> bool:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from gdpo_sr.config.run_options import DivergenceOptions
+from gdpo_sr.types import DivergedError
 
 NUMBERS = "lower train.optim_g.lr, set train.grad_clip, or take train.mixed_precision: bf16 or no"
 LOSS, GRADIENT, WEIGHTS = (f"{what} not finite" for what in ("loss", "gradient", "weights"))
@@ -27,6 +29,7 @@ class Health:
         self.limit = min(options.limit, max(total // 2, min(total, 3)))
         self.logger = logger
         self.seen: dict[str, list[int]] = {}
+        self.remedies: dict[str, str] = {}
 
     def note(self, iteration: int, causes: Mapping[str, str]) -> None:
         """One update: what is wrong with it, and what to try, by cause."""
@@ -41,6 +44,7 @@ class Health:
                     remedy,
                 )
             self.seen.setdefault(cause, []).append(iteration)
+            self.remedies[cause] = remedy
         for cause, updates in self.seen.items():
             self.seen[cause] = [i for i in updates if i > iteration - self.window]
 
@@ -49,10 +53,19 @@ class Health:
         counts = self.seen.values()
         return all(iteration not in found and len(found) < self.limit / 2 for found in counts)
 
-    def verdict(self) -> str | None:
-        """The cause that ends the run, if one does."""
-        ends = (cause for cause, updates in self.seen.items() if len(updates) >= self.limit)
-        return next(ends, None)
+    def check(self, iteration: int, good: Path | None) -> None:
+        """End the run if a cause has shown too often; `good` is the last healthy state.
+
+        Raises:
+            DivergedError: it has.
+        """
+        for cause, updates in self.seen.items():
+            if len(updates) >= self.limit:
+                raise DivergedError(
+                    f"update {iteration}: {cause} in {len(updates)} of the last {self.window} "
+                    f"updates: the run ends. Last healthy state: {good or 'none was saved'}. Try: "
+                    f"{self.remedies.get(cause, NUMBERS)}; go on from it with path.resume_state"
+                )
 
     def state_dict(self) -> dict[str, Any]:
         """The troubled updates."""

@@ -2,62 +2,33 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
 
-from gdpo_sr.config.paths import ExperimentPaths
-from gdpo_sr.config.schema import Options
 from gdpo_sr.trainer.alarms import relative_gain
 from gdpo_sr.trainer.health import Health
-from gdpo_sr.trainer.optimization import NetworkUpdate
-from gdpo_sr.trainer.random_sources import RandomSources
 from gdpo_sr.trainer.report import Comparison, mean
+from gdpo_sr.trainer.stage import Stage
 from gdpo_sr.trainer.state import StateFolder, check_state, load_state
 from gdpo_sr.types import CheckpointError
 
 
-class Resumable:
+class Resumable(Stage):
     """The part of a run that saves and resumes it; `BaseModel` sets the attributes."""
 
-    options: Options
-    paths: ExperimentPaths
-    accelerator: Accelerator
-    logger: logging.Logger
-    random: RandomSources
-    trained: dict[str, nn.Parameter]
-    weight_update: NetworkUpdate
-    beside: dict[str, NetworkUpdate]
     states: StateFolder
     health: Health
-    latest: str
-    iteration: int
     rank: int
     draws_per_update: int
     told: list[str]
     """What the log is to say of the states, once it is open."""
     best_gain: float | None = None
     """Of the rewarded metrics, in the best validation without an alarm."""
-
-    def save_model(self, name: str) -> None:
-        """Write what users load, as `models/<name>`."""
-        raise NotImplementedError
-
-    def extra_state(self) -> dict[str, Any]:
-        """What a state must hold besides weights, optimizers, schedules and randomness.
-
-        All processes call this together.
-        """
-        return {}
-
-    def load_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore what `extra_state` returned."""
 
     def open_states(self) -> StateFolder:
         """Where this run's states are; nothing is read or written."""
@@ -69,10 +40,6 @@ class Resumable:
         """Trained parameters of every network, by name."""
         others = [other.parameters for other in self.beside.values()]
         return {name: p for part in [self.trained, *others] for name, p in part.items()}
-
-    def model_bytes(self) -> int:
-        """About the size of what `save_model` writes."""
-        return sum(4 * p.numel() for p in self.trained.values())
 
     def check_space(self) -> None:
         """Refuse to start where two checkpoints do not fit on the disk.

@@ -11,6 +11,7 @@ import torch
 from gdpo_sr.config.run_options import DivergenceOptions
 from gdpo_sr.stage2.gdpo_model import GDPOModel
 from gdpo_sr.trainer.health import GRADIENT, LOSS, Health, causes_of
+from gdpo_sr.types import DivergedError
 from gdpo_sr.utils.logger import get_logger
 from tests.faults.runs import log_of, train
 
@@ -66,14 +67,16 @@ def test_old_trouble_is_forgotten():
     health = Health(DivergenceOptions(window=3, limit=2), 100, get_logger())
     for iteration in range(1, 20):
         health.note(iteration, {LOSS: "try"} if iteration % 4 == 0 else {})
-        assert health.verdict() is None
+        health.check(iteration, None)
         assert health.is_good(iteration) is (iteration < 4 or iteration % 4 == 3)
     health.note(20, {LOSS: "try"})
     health.note(21, {LOSS: "try"})
-    assert health.verdict() == LOSS
+    with pytest.raises(DivergedError, match=r"update 21: loss not finite in 2 .* none was saved"):
+        health.check(21, None)
     again = Health(DivergenceOptions(window=3, limit=2), 100, get_logger())
     again.load_state_dict(health.state_dict())
-    assert again.verdict() == LOSS
+    with pytest.raises(DivergedError, match="states/7"):
+        again.check(21, Path("states/7"))
 
 
 @pytest.mark.parametrize(("total", "limit"), [(1, 1), (2, 2), (4, 3), (10, 5), (1000, 20)])
