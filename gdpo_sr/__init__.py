@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 from gdpo_sr.version import __version__
@@ -11,6 +12,11 @@ if TYPE_CHECKING:
     from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline
 
 __all__ = ["OneStepSRPipeline", "__version__"]
+
+# bitsandbytes, which peft imports where it is installed, tells of a kernel that nobody here uses.
+logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(
+    lambda record: "gemm_4bit_forward" not in str(record.msg)
+)
 
 _LAZY = {"OneStepSRPipeline": "gdpo_sr.pipelines.one_step_sr"}
 

@@ -13,10 +13,11 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TextIO
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
+from gdpo_sr.metrics.safe_load import weights_only
 from gdpo_sr.types import MetricError
 
 NO_DOWNLOAD = ("psnr_y", "ssim_y", "psnr", "ssim", "ms_ssim", "gmsd", "nlpd", "niqe", "piqe")
@@ -63,25 +64,27 @@ def build(
     import pyiqa
     from huggingface_hub import constants
 
-    def create() -> Callable[..., Any]:
+    def create(out: TextIO) -> Callable[..., Any]:
         # pyiqa prints what it loads, torchvision warns of how pyiqa calls it
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        with weights_only(), contextlib.redirect_stdout(out), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return pyiqa.create_metric(name, device=device, **options)
 
     try:
         try:
             with _no_downloads(), _replaced(constants, "HF_HUB_OFFLINE", True):
-                return create()
+                return create(io.StringIO())
         except OSError:
             if not (allow_download and _hub_answers()):
                 raise
-        with _short_timeouts(), contextlib.redirect_stdout(sys.stderr):
-            return pyiqa.create_metric(name, device=device, **options)
+        with _short_timeouts():
+            return create(sys.stderr)
     except OSError as error:  # every failed download is one
         raise MetricUnavailable(name, _no_weights(error, allow_download)) from error
     except ImportError as error:
         raise MetricUnavailable(name, _no_module(error)) from error
+    except MetricError as error:  # of `weights_only`
+        raise MetricError(f"metric '{name}': {error}") from error
     except Exception as error:  # wrong option or device, damaged weights: pyiqa names none of them
         reason = f"{type(error).__name__}: {error}"
         message = f"metric '{name}' cannot be built on {device} with {dict(options)}: {reason}"

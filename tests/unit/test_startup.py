@@ -80,3 +80,14 @@ def test_hidden_packages_are_found_again():
     import tabnanny
 
     assert tabnanny.verbose == 0
+
+
+def test_no_other_package_speaks_at_the_start(pytestconfig):
+    """bitsandbytes warns of a kernel that it cannot load, once peft imports it."""
+    script = "import gdpo_sr, logging; from gdpo_sr.restore import command"
+    noisy = 'logging.getLogger("bitsandbytes.backends.cpu.ops").warning("Failed: %s", "others")'
+    kernel = noisy.replace("Failed", "Failed to load CPU gemm_4bit_forward from kernels-community")
+    command_line = [sys.executable, "-c", f"{script}; {kernel}; {noisy}"]
+    done = subprocess.run(command_line, capture_output=True, text=True, cwd=pytestconfig.rootpath)
+    assert done.returncode == 0 and "gemm_4bit" not in done.stderr
+    assert "Failed: others" in done.stderr
