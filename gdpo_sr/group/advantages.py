@@ -1,6 +1,4 @@
-"""From scores and the texture of the HR pictures to the advantages of groups (GDPO-SR section 3.2
-and 3.3); the arithmetic is that of `gdpo_sr.advantages`.
-"""
+"""From scores and texture to advantages (GDPO-SR 3.2, 3.3), by `gdpo_sr.advantages`."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class GroupInputs:
             the G candidates has its own on each input.
         reference_epsilon: (B, N, c, h, w), the reference's predictions; of an action those of who
             took it.
-        anchor: (B, N, c, h, w), the reference's predictions that `drift` is measured from, or None.
+        anchor: the reference's predictions that `drift` is measured from, or None.
         unit: what an error of 1 in a prediction counts; see `latent_unit`.
         per_element, imitate: as `Comparison`.
     """
@@ -143,7 +143,7 @@ Made = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
 def _from_candidates(
     network: NoiseAwareGenerator, group: Group, rng: torch.Generator, c: Comparison
 ) -> Made:
-    """Candidates with noise added at t_add, as in the paper."""
+    """As in the paper."""
     posterior, noise = draw_update_noise(group.latents, rng, c.same_noise)
     latents = candidate_latents(network, group, posterior, c)
     noisy = network.scheduler.add_noise(latents, noise)
@@ -175,7 +175,7 @@ def _from_lr(
 def _from_actions(
     network: NoiseAwareGenerator, group: Group, rng: torch.Generator, c: Comparison
 ) -> Made:
-    """States of a Gaussian policy, each with the action that was taken there."""
+    """States, each with its action."""
     wanted = network.scheduler.target_epsilon(group.states, group.latents)
     return group.states, wanted, group.epsilon
 

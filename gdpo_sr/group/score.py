@@ -1,9 +1,5 @@
-"""Scores of a group of candidates by several rewards, of whole pictures or square cells.
-
-A whole picture's score says which candidate is better, not where: of thousands of latent elements
-each gets the same advantage, and what a candidate does well in one corner pays for what it does
-badly in another. With `cell_size` every square cell is a picture of its own to the rewards of
-fidelity. Not in the paper.
+"""Scores of a group of candidates by several rewards, of whole pictures or square cells: a whole
+picture's score says which candidate is better, not where. Cells are not in the paper.
 """
 
 from __future__ import annotations

@@ -154,9 +154,8 @@ class GroupStep:
     ) -> LossOutput:
         """As the call, and its gradient, with the activations of `chunk` candidates in memory.
 
-        Two passes: predictions without a graph, from which follows what every prediction weighs in
-        the loss, then each again with a graph. The gradient is that of the whole group up to
-        rounding, and memory does not grow with G.
+        Predictions without a graph say what each weighs in the loss, then each is made again with a
+        graph: the gradient of the whole group up to rounding, in memory that does not grow with G.
 
         Args:
             chunk: inputs per forward and backward pass.
