@@ -1,6 +1,4 @@
-"""Prediction errors of policy and reference on one group, the inputs of every loss
-(ALGORITHM: 3.4).
-"""
+"""Prediction errors of policy and reference on one group, the inputs of a loss (ALGORITHM: 3.4)."""
 
 from __future__ import annotations
 
