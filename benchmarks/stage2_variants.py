@@ -22,8 +22,8 @@ from gdpo_sr.generators.load import build_generator, load_components
 from gdpo_sr.group.advantages import group_advantages
 from gdpo_sr.group.errors import draw_update_noise
 from gdpo_sr.group.sample import draw_group_noise, enlarge_lr
-from gdpo_sr.rewards.scoring import score_candidates
 from gdpo_sr.losses import gdpo_loss
+from gdpo_sr.rewards.scoring import score_candidates
 from gdpo_sr.rewards.texture_share import texture_share
 from gdpo_sr.stage2.gdpo_model import GDPOModel
 from gdpo_sr.trainer.optimization import build_optimizer

@@ -66,9 +66,9 @@ def grpo_loss(
         scalar loss; logs: `ratio`, `clipped` (share), `kl`.
     """
     dims = -3 if advantages.ndim > 2 else (-3, -2, -1)
-    distances = [(x - y).square().mean(dims) for x, y in ((actions, mean), (actions, old_mean))]
+    policy, reference = ((actions - x).square().mean(dims) for x in (mean, old_mean))
     drift = None if reference_mean is None else (mean - reference_mean).square().mean(dims)
-    errors = GroupErrors(*distances, drift)
+    errors = GroupErrors(policy, reference, drift)
     return GRPOLoss(sigma, clip, advantage_clip, kl_weight)(errors, advantages)
 
 
