@@ -71,7 +71,7 @@ class Recipe:
 RECIPES = {
     "distill": Recipe(teacher_share=1.0, beta=0.3, feature_gan=0, spread=0, average=0.99),
     "photo": Recipe(),
-    "teacher": Recipe(teacher_share=0.8, feature_weight=1.5),
+    "crisp": Recipe(teacher_share=0.85, feature_weight=3.0, feature_gan=1.5, lr=1e-4),
 }
 
 

@@ -61,11 +61,11 @@ def test_a_local_network_makes_no_difference(
 
 
 def test_no_seam_with_a_real_network():
-    """`mini` has norms over its whole input, so a tile differs from the whole picture inside too.
+    """`mini` sees far beyond a tile, so a tile differs from the whole picture inside too.
 
-    The difference stays small, and changes across the borders no more than between other latent
-    pixels (factor 1.5); hard borders, without overlap, are far beyond that, so the measure sees
-    seams.
+    With overlap the difference stays small, and changes across the borders no more than between
+    other latent pixels (factor 1.5); hard borders, without overlap, are far beyond that, so the
+    measure sees seams.
     """
     pipe = OneStepSRPipeline.from_pretrained("mini")
     image = read_image(PHOTO)[:, 40:120, 30:102]
@@ -76,9 +76,8 @@ def test_no_seam_with_a_real_network():
         grid = TileGrid(*whole.shape[1:], 32 * 4, overlap * 4, pipe.generator.size_multiple)
         difference = tiled - whole
         contrasts[overlap] = border_contrast(difference, grid, 4)
-        assert difference.abs().mean() < 4 / 255
         seam = border_contrast(tiled, grid, 4) / border_contrast(whole, grid, 4)
-        assert overlap == 0 or 0.9 < seam < 1.1
+        assert overlap == 0 or (difference.abs().mean() < 4 / 255 and 0.9 < seam < 1.1)
     assert contrasts[12] < 1.5 < 2.5 < contrasts[0]
 
 
