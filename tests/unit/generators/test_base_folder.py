@@ -9,8 +9,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from gdpo_sr import inference
-from gdpo_sr.checkpoints import merge
+from gdpo_sr import inference, merge
 from gdpo_sr.checkpoints.lora import add_lora, save_lora
 from gdpo_sr.config.network_options import NetworkOptions
 from gdpo_sr.generators.base_folder import base_folder, part_folder
