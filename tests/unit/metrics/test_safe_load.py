@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,11 @@ class Evil:
 
     def __reduce__(self):
         return Path.touch, (self.mark,)
+
+
+def load_as_others_do(file: Path) -> Any:
+    """What a metric's package calls, with whatever function torch holds at the moment."""
+    return vars(torch)["load"](str(file), weights_only=False)
 
 
 @pytest.fixture
@@ -47,7 +53,7 @@ def test_a_bare_pickle_is_refused(tmp_path: Path):
     file = tmp_path / "evil.pth"
     file.write_bytes(pickle.dumps(Evil(tmp_path / "mark"), protocol=2))
     with pytest.raises(MetricError), weights_only():
-        pickle.loads(pickle.dumps(Evil(tmp_path / "mark")))
+        load_as_others_do(file)
     assert not (tmp_path / "mark").exists()
 
 
@@ -56,8 +62,8 @@ def test_arrays_numbers_and_safetensors_are_read(tmp_path: Path):
     torch.save(values, tmp_path / "w.pth")
     save_file({"a": torch.ones(2)}, tmp_path / "w.safetensors")
     with weights_only():
-        found = torch.load(tmp_path / "w.pth", weights_only=False)
-        assert torch.equal(torch.load(str(tmp_path / "w.safetensors"))["a"], torch.ones(2))
+        found = load_as_others_do(tmp_path / "w.pth")
+        assert torch.equal(load_as_others_do(tmp_path / "w.safetensors")["a"], torch.ones(2))
     assert np.array_equal(found["b"], values["b"]) and found["c"] == 2
     assert found["d"] == [1, "x", None]
 
