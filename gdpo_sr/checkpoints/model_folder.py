@@ -45,6 +45,7 @@ def write_model(components: dict[str, Any], folder: Path) -> None:
     with no_progress_bar():
         for part in PARTS:
             components[part].save_pretrained(folder / part)
+            _forget_origin(folder / part / "config.json")
     plain = all(_library(components[part]) in _LIBRARIES for part in PARTS if part != "scheduler")
     index = {
         "_class_name": "OneStepSRPipeline",
@@ -85,3 +86,12 @@ def _rename_scheduler(file: Path) -> None:
     """Of the same noise schedule, by the name of diffusers' class."""
     config = json.loads(file.read_bytes()) | {"_class_name": "DDPMScheduler", "clip_sample": False}
     write_file(file, json.dumps(config, indent=2) + "\n")
+
+
+def _forget_origin(config: Path) -> None:
+    """Take out where a part was loaded from: it is a path of this machine, for nobody else."""
+    if not config.is_file():
+        return
+    settings = json.loads(config.read_text(encoding="utf-8"))
+    if settings.pop("_name_or_path", None) is not None:
+        write_file(config, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
