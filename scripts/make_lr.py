@@ -15,6 +15,7 @@ import sys
 import torch
 
 from gdpo_sr.cli import run_main
+from gdpo_sr.config.degradation import light_degradation
 from gdpo_sr.data.degradations import RealESRGANDegradation
 from gdpo_sr.data.draws import generator_for
 from gdpo_sr.restore.each import write_each
@@ -28,8 +29,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("-o", "--output", required=True, help="folder for LR pictures")
     parser.add_argument("--scale", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--light", action="store_true", help="as by a camera: little blur, noise")
     arguments = parser.parse_args(argv)
-    degrade = RealESRGANDegradation(scale=arguments.scale)
+    options = light_degradation() if arguments.light else None
+    degrade = RealESRGANDegradation(options, arguments.scale)
 
     def degraded(job: Job, hr: torch.Tensor) -> torch.Tensor:
         height, width = (side - side % arguments.scale for side in hr.shape[-2:])
