@@ -123,7 +123,7 @@ class BaseModel(Resumable):
         return self.finished
 
     def _fit(self) -> bool:
-        if self.iteration == 0 or self._validation_is_due:
+        if self.iteration == 0 or (self._validation_is_due and not self.stop_early):
             self.validate()
         if not self._train():
             self.logger.info("stopped at %d; --auto_resume goes on", self.iteration)
@@ -149,6 +149,8 @@ class BaseModel(Resumable):
                 if self._validation_is_due and not done:
                     with stop.at_once() if self.world == 1 else ExitStack():
                         self.validate()
+                    if self.stop_early:  # a resumed run must know
+                        self.save_checkpoint()
         return True
 
     def _check_health(self, logs: dict[str, float]) -> None:

@@ -251,7 +251,7 @@ def has_logged(root: Path, text: str) -> Callable[[], bool]:
 def test_a_lost_process_ends_the_run(base: Path, tmp_path: Path):
     forced = overrides("run", base, tmp_path, 1, train__total_iter=10_000)
     launcher = start(["--force_yml", *forced])
-    wait_for(has_logged(tmp_path, ": iteration 2: "), launcher)
+    wait_for(has_logged(tmp_path, ": update 2 of "), launcher)
     ranks = {p.environ().get("RANK"): p for p in psutil.Process(launcher.pid).children()}
     ranks["1"].kill()
     _, errors = launcher.communicate(timeout=60)
@@ -292,7 +292,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(
     environment = DEEPSPEED if kind == "zero" else {}
     arguments = ["--force_yml", *overrides("group", BASE, tmp_path, 2, **GROUP)]
     launcher = start(arguments, **environment)
-    wait_for(has_logged(tmp_path, ": iteration 2: "), launcher)
+    wait_for(has_logged(tmp_path, ": update 2 of "), launcher)
     launcher.send_signal(signal.SIGTERM)
     launcher.communicate(timeout=60)
     states = tmp_path / "group" / "training_states"
