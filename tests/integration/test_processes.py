@@ -221,7 +221,7 @@ def test_only_the_main_process_writes(together: Path):
     for name in RUNS:
         folder = together / "exp" / name
         [log] = folder.rglob("train.log")
-        assert log.read_text().count(": iteration 3: ") == 1
+        assert log.read_text().count(": update 3 of ") == 1
         assert "processes: 2 on cpu" in log.read_text()
         assert ("spread over 2 processes" in log.read_text()) == name.startswith("sharded")
         assert len(list(folder.rglob("events.out.tfevents.*"))) == 1
