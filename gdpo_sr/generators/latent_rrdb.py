@@ -132,10 +132,14 @@ class LatentRRDBNet(ModelMixin, ConfigMixin, PeftAdapterMixin):
 
 
 class LatentRRDBFamily(NetworkFamily):
-    """LoRA is on all that was trained, never on the fitted filters and the encoder."""
+    """LoRA is on the first two convolutions of every dense block.
+
+    With all that was trained, the tail at full resolution too, 100 updates of the main job gained
+    0.43 dB and made pictures soft (NIQE +1.7, PIQE +18).
+    """
 
     network = LatentRRDBNet
-    lora_targets = r"(.*\.)?(conv[1-5]|conv_(first|body|up1|up2|hr|last)|noise_in)"
+    lora_targets = r"(.*\.)?conv[12]"
     input_layer = "noise_in"
 
     def predict(

@@ -38,11 +38,12 @@ def with_network(base: Path, folder: Path, network: ModelMixin, prediction: str)
     return folder
 
 
-def test_lora_of_latent_rrdb_is_on_what_was_trained_alone():
+def test_lora_of_latent_rrdb_is_on_two_convolutions_of_every_dense_block():
     network = rrdb()
     convolutions = {n for n, m in network.named_modules() if isinstance(m, nn.Conv2d)}
     chosen = {n for n in convolutions if re.fullmatch(LatentRRDBFamily.lora_targets, n)}
-    assert convolutions - chosen == {"lr_filter", "lr_latents", "encoder"}
+    blocks = {n.rpartition(".")[0] for n in convolutions if ".rdb" in n}
+    assert blocks and chosen == {f"{block}.conv{i}" for block in blocks for i in (1, 2)}
     add_lora(network, rank=2)
     adapted = {n.partition(".lora_")[0] for n, _ in network.named_parameters() if "lora_" in n}
     assert adapted == chosen
