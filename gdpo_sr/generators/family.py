@@ -37,6 +37,10 @@ class NetworkFamily:
         """Width of the text embeddings that it takes; None: any, for it does not read them."""
         return None
 
+    def blocks(self, network: nn.Module) -> list[nn.Module]:
+        """Parts whose weights may be gathered one by one, where several processes share them."""
+        return []
+
     def predict(
         self, network: nn.Module, noisy: torch.Tensor, t_diff: int, prompt_embeds: torch.Tensor
     ) -> torch.Tensor:

@@ -142,6 +142,9 @@ class LatentRRDBFamily(NetworkFamily):
     lora_targets = r"(.*\.)?conv[12]|noise_in"
     input_layer = "noise_in"
 
+    def blocks(self, network: nn.Module) -> list[nn.Module]:
+        return list(network.body)
+
     def predict(
         self, network: nn.Module, noisy: torch.Tensor, t_diff: int, prompt_embeds: torch.Tensor
     ) -> torch.Tensor:

@@ -43,6 +43,9 @@ class UNetFamily(NetworkFamily):
     def text_width(self, network: nn.Module) -> int | None:
         return network.config.cross_attention_dim
 
+    def blocks(self, network: nn.Module) -> list[nn.Module]:
+        return [*network.down_blocks, network.mid_block, *network.up_blocks]
+
     def predict(
         self, network: nn.Module, noisy: torch.Tensor, t_diff: int, prompt_embeds: torch.Tensor
     ) -> torch.Tensor:

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, is_torch_version
 from torch import nn
 
+from gdpo_sr.generators.families import network_family
 from gdpo_sr.trainer.spread_optimizer import spreads_states
 from gdpo_sr.types import OptionError, ProcessError
 
@@ -126,7 +127,7 @@ def shard_frozen(unet: nn.Module, accelerator: Accelerator) -> None:
 
     adapters = {p for name, p in unet.named_parameters() if ".lora_" in name}
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
-    for block in [*unet.down_blocks, unet.mid_block, *unet.up_blocks]:
+    for block in network_family(unet).blocks(unet):
         fully_shard(block, mesh=mesh, ignored_params=adapters)
     fully_shard(unet, mesh=mesh, ignored_params=adapters)
 
