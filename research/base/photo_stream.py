@@ -7,12 +7,14 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from gdpo_sr.config.degradation import DegradationOptions
+from gdpo_sr.config.degradation import DegradationOptions, light_degradation
 from gdpo_sr.data.degradations import RealESRGANDegradation
 from gdpo_sr.data.online_dataset import OnlineDataset
 
-LIGHT_PROB = 0.4
-"""Share of batches with camera-like degradation; the rest is degraded as in GDPO-SR."""
+CAMERA_SHARE = 0.6
+"""Of the batches; the rest is degraded as in GDPO-SR."""
+CAMERA_BLUR = (0.5, 4.0)
+"""Widths in HR pixels: up to a lens out of focus. Else as `light_degradation`."""
 
 
 class PhotoStream:
@@ -30,7 +32,8 @@ class PhotoStream:
         self, photos: Path, crop: int, seed: int, device: str = "cpu", drawn: int = 0
     ) -> None:
         self.dataset = OnlineDataset(str(photos), crop, seed)
-        self.degrade = RealESRGANDegradation(DegradationOptions(light_prob=LIGHT_PROB))
+        self._heavy = RealESRGANDegradation(DegradationOptions())
+        self._camera = RealESRGANDegradation(_camera())
         self.device = device
         self.drawn = drawn
 
@@ -40,7 +43,18 @@ class PhotoStream:
         self.drawn += count
         return torch.stack(items).to(self.device) * 2 - 1
 
+    def degrade(self, hr: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+        """LR pictures (N, 3, H/4, W/4) of hr in [0, 1]; a batch is degraded in one of two ways."""
+        camera = float(torch.rand(1, generator=rng)) < CAMERA_SHARE
+        return (self._camera if camera else self._heavy)(hr, rng)
+
     def enlarged_lr(self, hr: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
         """Degraded hr (N, 3, H, W), resized back to its size."""
         lr = self.degrade((hr + 1) / 2, rng)
         return F.interpolate(lr, size=hr.shape[-2:], mode="bicubic").clamp(0, 1) * 2 - 1
+
+
+def _camera() -> DegradationOptions:
+    light = light_degradation()
+    first = light.first.model_copy(update={"blur_sigma": CAMERA_BLUR})
+    return light.model_copy(update={"first": first})

@@ -27,18 +27,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from features import first_blocks, weights_file
-from finetune import RECIPES, FineTuner
-from fit_autoencoder import fit_autoencoder
-from networks import PROMPT, build_text_encoder, build_tokenizer, build_unet, build_vae
-from photo_stream import PhotoStream
-from tiles import TILE, Tiles, make_tiles
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path.append(str(REPOSITORY))
+sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from choose import write_model  # noqa: E402
+from features import first_blocks, weights_file  # noqa: E402
+from finetune import RECIPES, FineTuner  # noqa: E402
+from fit_autoencoder import fit_autoencoder  # noqa: E402
+from networks import PROMPT, build_text_encoder, build_tokenizer, build_unet, build_vae  # noqa: E402
+from photo_stream import PhotoStream  # noqa: E402
 from start import TEACHER, TRUNK, check, enlarge, go_on_from, pretrained, wrap  # noqa: E402
+from tiles import TILE, Tiles, make_tiles  # noqa: E402
 from train_diffusion import DiffusionTrainer  # noqa: E402
 
 from gdpo_sr.checkpoints.model_folder import save_model_folder  # noqa: E402

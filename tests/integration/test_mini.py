@@ -37,7 +37,8 @@ def test_it_is_small_and_documented():
     folder = base_folder("mini")
     assert sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) <= 20e6
     card = (folder / "README.md").read_text(encoding="utf-8")
-    assert all(word in card for word in ("license", "Data", "Limits"))
+    assert all(word in card for word in ("license", "## Photographs", "## Limits"))
+    assert "@@" not in card, "a placeholder was left"
     assert not [f.name for f in folder.rglob("*") if f.suffix in (".bin", ".pkl", ".pt")]
 
 
