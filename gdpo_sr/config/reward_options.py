@@ -12,10 +12,13 @@ from gdpo_sr.option_group import OptionGroup, raise_problems
 
 
 class RewardOptions(MetricOptions):
-    """One reward: a metric of pyiqa, or a function of the user's."""
+    """One reward: a metric, or a function of the user's."""
 
     metric: str | None = Field(
-        None, min_length=1, description="Name of a pyiqa metric; maniqa-pipal is not maniqa."
+        None,
+        min_length=1,
+        description="Name of a pyiqa metric (maniqa-pipal is not maniqa), texture_energy or "
+        "feature_distance.",
     )
     reward: str | None = Field(
         None,

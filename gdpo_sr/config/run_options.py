@@ -14,7 +14,9 @@ class MetricOptions(OptionGroup):
     """One image quality metric."""
 
     metric: str = Field(
-        min_length=1, description="Name of a pyiqa metric (psnr_y, musiq, niqe, ...)."
+        min_length=1,
+        description="Name of a pyiqa metric (psnr_y, musiq, niqe, ...), texture_energy or "
+        "feature_distance.",
     )
     options: dict[str, Any] = Field(
         default_factory=dict, description="Keyword arguments passed to the metric."

@@ -7,9 +7,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 
 from gdpo_sr.group.sample import Group
-from gdpo_sr.rewards.base import Kind, Reward
+from gdpo_sr.rewards.base import Reward
 from gdpo_sr.rewards.scoring import score_candidates
 from gdpo_sr.utils.color_fix import apply_color_fix
 
@@ -30,23 +31,52 @@ def score_group(
         group: candidates.
         hr: (B, 3, H, W), RGB in [0, 1].
         cell_size: side of the cells in pixels; then (B * H/size * W/size, G), in the order of
-            `split_cells`: a cell has its own fidelity and the perception of its picture, since what
-            looks natural depends on what is around it.
+            `split_cells`: a cell has its own fidelity, its part of a reward that gives maps, and
+            else the perception of its picture, since what looks natural depends on what is
+            around it.
         color_fix: "none", or candidates get the colours of their LR picture, as in inference.
 
     Raises:
-        MetricError: wrong shapes, or a reward that does not return (B, G).
+        MetricError: wrong shapes, or a reward that returns neither (B, G) nor (B, G, h, w).
     """
     with torch.autocast(hr.device.type, enabled=False):
         images, hr = as_given_out(group, color_fix).float(), hr.float()
         if cell_size is None:
-            return score_candidates(rewards, images, hr)
+            return {n: _mean(s) for n, s in score_candidates(rewards, images, hr).items()}
+        cut = {name: reward for name, reward in rewards.items() if _is_cut(reward)}
         cells = split_cells(images, cell_size), split_cells(hr, cell_size)
-        scores = score_candidates(_of_kind(rewards, "fidelity"), *cells)
-        whole = score_candidates(_of_kind(rewards, "perception"), images, hr)
-    count = len(cells[0]) // len(images)
-    scores.update({name: s.repeat_interleave(count, 0) for name, s in whole.items()})
+        scores = {n: _mean(s) for n, s in score_candidates(cut, *cells).items()}
+        whole = {name: reward for name, reward in rewards.items() if name not in cut}
+        found = score_candidates(whole, images, hr)
+    grid = hr.shape[-2] // cell_size, hr.shape[-1] // cell_size
+    scores.update({name: cells_of(s, grid) for name, s in found.items()})
     return {name: scores[name] for name in rewards}
+
+
+def _is_cut(reward: Reward) -> bool:
+    """Whether it is shown cells cut out, one by one, instead of whole pictures."""
+    return reward.kind == "fidelity" and not getattr(reward, "gives_maps", False)
+
+
+def _mean(scores: torch.Tensor) -> torch.Tensor:
+    """(B, G), or maps (B, G, h, w) of them -> (B, G)."""
+    return scores if scores.ndim == 2 else scores.mean((-2, -1))
+
+
+def cells_of(scores: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """What cells get of the scores of whole pictures, in the order of `split_cells`.
+
+    Args:
+        scores: (B, G), which all cells of a picture share, or maps (B, G, h, w), of which a cell
+            gets the mean of its part.
+        grid: rows and columns of cells.
+
+    Returns:
+        (B * rows * columns, G).
+    """
+    if scores.ndim == 2:
+        return scores.repeat_interleave(grid[0] * grid[1], 0)
+    return F.adaptive_avg_pool2d(scores, grid).movedim(1, -1).flatten(0, 2)
 
 
 def as_given_out(group: Group, color_fix: str) -> torch.Tensor:
@@ -73,7 +103,3 @@ def split_cells(images: torch.Tensor, size: int) -> torch.Tensor:
     """
     tiles = images.unflatten(-1, (-1, size)).unflatten(-3, (-1, size))
     return tiles.movedim((-4, -2), (1, 2)).flatten(0, 2)
-
-
-def _of_kind(rewards: Mapping[str, Reward], kind: Kind) -> dict[str, Reward]:
-    return {name: reward for name, reward in rewards.items() if reward.kind == kind}

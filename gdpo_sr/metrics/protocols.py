@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from gdpo_sr.metrics.feature_maps import FEATURE_METRICS
 from gdpo_sr.metrics.registry import OF_SETS, resolve
 from gdpo_sr.types import OptionError
 
@@ -43,11 +44,18 @@ class Protocol:
         """Everything that the numbers depend on and that the user chose, for the JSON file."""
         options = {}
         for name in self.metrics:
-            theirs, preset = resolve(name)
-            options[name] = {"pyiqa": theirs, **preset}
+            options[name] = _record_of(name)
         if "niqe" in options:
             options["niqe"]["pristine_model"] = "niqe_pris_params.npz of basicsr"
         return {**asdict(self), "metrics": list(self.metrics), "options": options}
+
+
+def _record_of(name: str) -> dict[str, Any]:
+    """Where a metric is from, and its options."""
+    if name in FEATURE_METRICS:
+        return {"features": "EfficientNet-lite0, strides 2, 2, 4, 8"}
+    theirs, preset = resolve(name)
+    return {"pyiqa": theirs, **preset}
 
 
 PROTOCOLS: dict[str, tuple[str, ...]] = {
@@ -89,7 +97,7 @@ def make_protocol(
 
 
 def needs_reference(name: str) -> bool:
-    """Whether a metric compares with a ground truth, from pyiqa's table: nothing is built."""
+    """Whether a metric compares with a ground truth; nothing is built."""
     return metric_facts(name)[1]
 
 
@@ -99,6 +107,8 @@ def metric_facts(name: str) -> tuple[bool, bool]:
     Raises:
         MetricError: unknown name.
     """
+    if name in FEATURE_METRICS:
+        return True, True
     theirs, _ = resolve(name)
     from pyiqa.default_model_configs import DEFAULT_CONFIGS
 

@@ -20,7 +20,10 @@ from urllib.request import getproxies
 from gdpo_sr.metrics.safe_load import weights_only
 from gdpo_sr.types import MetricError
 
-NO_DOWNLOAD = ("psnr_y", "ssim_y", "psnr", "ssim", "ms_ssim", "gmsd", "nlpd", "niqe", "piqe")
+NO_DOWNLOAD = (
+    "psnr_y", "ssim_y", "psnr", "ssim", "ms_ssim", "gmsd", "nlpd", "niqe", "piqe",
+    "texture_energy", "feature_distance",
+)  # fmt: skip
 _TIMEOUT = 10.0  # seconds without an answer from a server
 _MODULE_REMEDIES = {
     "pkg_resources": "it left setuptools in version 81; pip install 'setuptools<81'"

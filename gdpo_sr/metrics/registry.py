@@ -1,5 +1,5 @@
-"""Metrics by name: those of pyiqa, and the settings under which super-resolution papers report
-some of them.
+"""Metrics by name: those of pyiqa, the settings under which super-resolution papers report some
+of them, and those of features in this package.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from gdpo_sr.metrics.feature_maps import FEATURE_METRICS, FeatureMap
 from gdpo_sr.metrics.niqe_parameters import niqe_parameters
 from gdpo_sr.metrics.pyiqa_build import build
 from gdpo_sr.metrics.separable import TWO_PASSES, fast
@@ -129,8 +130,8 @@ def create_metric(
     """Build a metric.
 
     Args:
-        name: `psnr_y`, `ssim_y` (Y channel of YCbCr, no crop), `afine`, or any name of pyiqa;
-            `niqe` needs no download here.
+        name: `psnr_y`, `ssim_y` (Y channel of YCbCr, no crop), `afine`, `texture_energy`,
+            `feature_distance`, or any name of pyiqa; `niqe` needs no download here.
         device: where it is computed.
         allow_download: False never touches the network.
         **options: for pyiqa, such as ``crop_border=4``.
@@ -139,6 +140,8 @@ def create_metric(
         MetricUnavailable: its weights or a Python module are not on this machine.
         MetricError: unknown name (the closest ones are named), wrong option.
     """
+    if name in FEATURE_METRICS:
+        return _of_features(name, device, options)
     theirs, merged = resolve(name, options)
     if theirs in OF_SETS:
         raise MetricError(
@@ -154,6 +157,12 @@ def create_metric(
     return Metric(name, scorer, bool(model.lower_better), model.metric_mode == "FR")
 
 
+def _of_features(name: str, device: str, options: Mapping[str, Any]) -> Metric:
+    if options:
+        raise MetricError(f"metric '{name}' takes no options, got {dict(options)}: leave them out")
+    return Metric(name, FeatureMap(name, device), lower_better=True, full_reference=True)
+
+
 def resolve(name: str, options: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
     """pyiqa's name of `name`, and all options that differ from pyiqa's own.
 
@@ -164,7 +173,7 @@ def resolve(name: str, options: Mapping[str, Any] | None = None) -> tuple[str, d
 
     theirs, preset = OWN_NAMES.get(name, (name, {}))
     if theirs not in pyiqa.list_models():
-        raise MetricError(_unknown(name, [*OWN_NAMES, *pyiqa.list_models()]))
+        raise MetricError(_unknown(name, [*OWN_NAMES, *FEATURE_METRICS, *pyiqa.list_models()]))
     return theirs, {**preset, **(options or {})}
 
 

@@ -19,14 +19,18 @@ class Reward(Protocol):
         weight: share among the rewards of its kind, not negative.
         kind: "fidelity" (full reference, counts in smooth areas) or "perception" (counts in
             textured ones).
+        gives_maps: whether its scores are maps; a cell then gets its part of the whole picture's.
     """
 
     name: str
     weight: float
     kind: Kind
+    gives_maps: bool
 
     def __call__(self, candidates: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
-        """Scores (B, G) of `candidates` (B, G, 3, H, W) against `hr` (B, 3, H, W), in [0, 1]."""
+        """Scores (B, G), or maps of them (B, G, h, w), of `candidates` (B, G, 3, H, W) against `hr`
+        (B, 3, H, W), in [0, 1].
+        """
         ...
 
 

@@ -37,6 +37,8 @@ class IQAReward:
         OptionError: `weight`, `kind` or `chunk` is out of range.
     """
 
+    gives_maps = False
+
     def __init__(
         self,
         metric_name: str,

@@ -6,6 +6,7 @@ import torch
 
 from gdpo_sr.rewards.base import Kind, check_options, check_shapes
 from gdpo_sr.rewards.registry import RewardFunction
+from gdpo_sr.rewards.scoring import check_scores
 from gdpo_sr.types import MetricError
 
 
@@ -23,34 +24,30 @@ class FunctionMetric:
 
     @torch.no_grad()
     def group(self, candidates: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
-        """Scores (B, G) as the function gives them; shapes as `UserReward`.
+        """Scores (B, G) or (B, G, h, w) as the function gives them; shapes as `UserReward`.
 
         Raises:
-            MetricError: not a finite floating-point tensor (B, G).
+            MetricError: not a finite floating-point tensor of one of the two shapes.
         """
         scores = self._function(candidates, hr)
-        expected = tuple(candidates.shape[:2])
         if not isinstance(scores, torch.Tensor) or not scores.is_floating_point():
             got = scores.dtype if isinstance(scores, torch.Tensor) else type(scores).__name__
             raise MetricError(
                 f"reward '{self.name}' returned {got}; it must return a floating-point tensor"
             )
-        if tuple(scores.shape) != expected:
-            raise MetricError(
-                f"reward '{self.name}' returned shape {tuple(scores.shape)}; it must return "
-                f"(B, G) = {expected}"
-            )
+        check_scores(self.name, scores, candidates)
         if not scores.isfinite().all():
-            b, g = (~scores.isfinite()).nonzero()[0].tolist()
+            b, g, *place = (~scores.isfinite()).nonzero()[0].tolist()
+            value = float(scores[(b, g, *place)])
             raise MetricError(
-                f"reward '{self.name}' returned {float(scores[b, g])} for candidate {g} of image "
+                f"reward '{self.name}' returned {value} for candidate {g} of image "
                 f"{b}; every score must be finite"
             )
         return scores.float()
 
     def __call__(self, images: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
         """Scores (N,) of images (N, 3, H, W) against references of the same shape, in [0, 1]."""
-        return self.group(images[:, None], references)[:, 0]
+        return self.group(images[:, None], references)[:, 0].reshape(len(images), -1).mean(1)
 
 
 class UserReward:
@@ -58,7 +55,9 @@ class UserReward:
 
     Args:
         function: gets candidates (B, G, 3, H, W) and hr (B, 3, H, W), RGB in [0, 1], and returns
-            finite floating-point scores (B, G).
+            finite floating-point scores (B, G), or maps of them (B, G, h, w). An attribute
+            `gives_maps = True` of a class keeps a fidelity reward from being called on cut-out
+            cells: they get their parts of the map.
         name: for logs and error messages.
         kind: "fidelity" or "perception".
         weight: share among the rewards of its kind, not negative.
@@ -78,10 +77,11 @@ class UserReward:
     ) -> None:
         check_options(name, kind, weight)
         self.name, self.kind, self.weight = name, kind, weight
+        self.gives_maps = bool(getattr(function, "gives_maps", False))
         self.metric = FunctionMetric(name, function, lower_better)
 
     def __call__(self, candidates: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
-        """Scores (B, G) float32, higher is better; arguments and errors as `function`."""
+        """Scores (B, G) or (B, G, h, w) float32, higher is better; arguments as `function`."""
         check_shapes(self.name, candidates, hr)
         scores = self.metric.group(candidates, hr)
         return -scores if self.metric.lower_better else scores

@@ -6,11 +6,14 @@ import torch
 
 from gdpo_sr.config.reward_options import RewardOptions, RewardSetOptions
 from gdpo_sr.losses import LOSSES, GroupLoss
+from gdpo_sr.metrics.feature_maps import FEATURE_METRICS
 from gdpo_sr.option_group import OptionGroup
 from gdpo_sr.rewards.base import Kind, Reward
+from gdpo_sr.rewards.feature_reward import FeatureReward
 from gdpo_sr.rewards.iqa_reward import IQAReward
 from gdpo_sr.rewards.registry import find_reward, load_user_modules
 from gdpo_sr.rewards.user_reward import UserReward
+from gdpo_sr.types import OptionError
 
 
 def build_rewards(sets: RewardSetOptions, device: str, rng: torch.Generator) -> dict[str, Reward]:
@@ -35,10 +38,23 @@ def build_reward(
     if o.reward is not None:
         function = find_reward(o.reward, o.options)
         return UserReward(function, name, kind, o.weight, o.direction == "lower")
+    if o.metric in FEATURE_METRICS:
+        _only_weighed(name, o)
+        return FeatureReward(o.metric, kind, o.weight, device)
     flip_rng = rng if o.random_flip else None
     return IQAReward(
         o.metric, kind, o.weight, device, o.options, o.chunk, o.direction, o.precision, flip_rng
     )
+
+
+def _only_weighed(name: str, options: RewardOptions) -> None:
+    """Raise OptionError if anything but the weight is set of a metric of features."""
+    for key in ("options", "direction", "chunk", "precision", "random_flip"):
+        if key in options.model_fields_set:
+            raise OptionError(
+                f"reward '{name}': {key} = {getattr(options, key)} is not for {options.metric}: "
+                "leave it out"
+            )
 
 
 def build_loss(options: OptionGroup) -> GroupLoss:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from features import CHANNELS
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
+
+from gdpo_sr.metrics.features import CHANNELS
 
 
 class FeatureDiscriminator(nn.Module):

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from discriminator import FeatureDiscriminator
-from features import Features, distance
+from features import distance
 from start import FROZEN, enlarge
 from tiles import Batch, Tiles, draw_batch
 
@@ -31,6 +31,7 @@ from gdpo_sr.losses.energy_score import (
     patch_norm,
     spread_weight,
 )
+from gdpo_sr.metrics.features import Features
 
 _PIXEL_SIZES, _GRADIENT_SIZES = (1, 4, 16), (2, 8)
 _SPREAD_SIZE = 16

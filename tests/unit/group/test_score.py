@@ -8,6 +8,7 @@ import torch
 from gdpo_sr.group.sample import Group
 from gdpo_sr.group.score import as_given_out, score_group, split_cells
 from gdpo_sr.rewards.iqa_reward import IQAReward
+from gdpo_sr.types import MetricError
 
 
 def pictures() -> tuple[torch.Tensor, torch.Tensor]:
@@ -110,3 +111,52 @@ def test_the_colour_fix_is_computed_in_float32():
         score_group({"own": Own()}, group, hr, color_fix="wavelet")
     assert torch.equal(seen[0], as_given_out(group, "wavelet"))
     assert 0 <= seen[0].min() and seen[0].max() <= 1
+
+
+class Given:
+    """A reward that gives what it was made with."""
+
+    gives_maps = True
+
+    def __init__(self, scores: torch.Tensor, kind: str = "perception") -> None:
+        self.scores, self.kind = scores, kind
+
+    def __call__(self, candidates: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
+        assert candidates.shape[-2:] == (64, 96)
+        return self.scores
+
+
+@pytest.mark.parametrize("kind", ["fidelity", "perception"])
+def test_cells_get_their_part_of_a_map(kind: str):
+    """A map of 4 x 6 over 2 x 3 cells: the first cell is the mean of 0, 1, 6 and 7; the map is of
+    the whole picture, of whatever kind the reward is.
+    """
+    candidates, hr = pictures()
+    maps = torch.arange(24.0).view(4, 6).expand(2, 3, 4, 6).clone()
+    maps[1, 2] += 100
+    scores = score_group({"map": Given(maps, kind)}, group_of(candidates), hr, 32)["map"]
+    assert scores.shape == (12, 3)
+    assert scores[:6, 0].tolist() == [3.5, 5.5, 7.5, 15.5, 17.5, 19.5]
+    assert scores[6:, 2].tolist() == [103.5, 105.5, 107.5, 115.5, 117.5, 119.5]
+    whole = score_group({"map": Given(maps, kind)}, group_of(candidates), hr)["map"]
+    assert whole.shape == (2, 3) and whole[0, 0] == 11.5 and whole[1, 2] == 111.5
+
+
+def test_a_map_that_fails_costs_one_candidate_its_scores():
+    candidates, hr = pictures()
+    candidates[0, 1] = 0
+
+    class Fails(Given):
+        def __call__(self, candidates: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
+            if (candidates == 0).flatten(2).all(-1).any():
+                raise RuntimeError("black")
+            return candidates.mean(2)
+
+    scores = score_group({"map": Fails(torch.empty(0))}, group_of(candidates), hr, 32)["map"]
+    assert scores.isnan().nonzero().tolist() == [[cell, 1] for cell in range(6)]
+
+
+def test_scores_of_another_shape_are_an_error():
+    candidates, hr = pictures()
+    with pytest.raises(MetricError, match=r"must return \(B, G\) = \(2, 3\), or a map"):
+        score_group({"map": Given(torch.zeros(2, 3, 4))}, group_of(candidates), hr, 32)
