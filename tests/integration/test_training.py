@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import weakref
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
+import gdpo_sr.train
 from gdpo_sr.config.load import dump_options, load_options
 from gdpo_sr.config.paths import ExperimentPaths
 from gdpo_sr.config.schema import Options
@@ -161,9 +163,26 @@ def test_control_permutes_and_is_another_run(base: Path, tmp_path: Path):
     assert options.train.control == "permuted_advantages"
 
 
-def test_main_writes_what_it_promises(base: Path, tmp_path: Path, capsys):
+@pytest.fixture
+def alive_at_start(monkeypatch) -> list[list[bool]]:
+    """For each run that begins: of every earlier one, whether its networks are in memory."""
+    earlier, found = [], []
+    train = gdpo_sr.train.train
+
+    def spied(*arguments):
+        found.append([network() is not None for network in earlier])
+        model = train(*arguments)
+        earlier.append(weakref.ref(model.generator.unet))
+        return model
+
+    monkeypatch.setattr(gdpo_sr.train, "train", spied)
+    return found
+
+
+def test_main_writes_what_it_promises(base: Path, tmp_path: Path, capsys, alive_at_start):
     arguments = ["-opt", str(OPTIONS_FILE), "--control", "--force_yml"]
     assert main([*arguments, *overrides(base, tmp_path, train__total_iter=2)]) == 0
+    assert alive_at_start == [[], [False]], "the control run has the memory to itself"
     printed = capsys.readouterr().out
     run = tmp_path / "run"
     picture = run / "visualization" / "side_by_side_0000002.png"

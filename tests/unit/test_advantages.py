@@ -19,6 +19,7 @@ from gdpo_sr.advantages import (
     batch_std_advantages,
     decoupled_advantages,
     decoupled_totals,
+    finite_mean,
     group_advantages,
     mean_only_advantages,
     normalize_min_max,
@@ -94,6 +95,37 @@ def test_min_max():
     scores = torch.tensor([[1.0, 3.0, 2.0], [7.0, 7.0, 7.0], [1.0, NAN, 3.0]])
     expected = torch.tensor([[0.0, 1.0, 0.5], [0.0, 0.0, 0.0], [0.0, NAN, 1.0]])
     torch.testing.assert_close(normalize_min_max(scores), expected, equal_nan=True)
+
+
+def test_the_mean_of_what_is_finite():
+    values = torch.tensor([[3.0, NAN], [1.0, 2.0], [NAN, NAN]])
+    assert finite_mean(values, -1).flatten().tolist() == [3.0, 1.5, 0.0]
+
+
+def test_a_tiny_spread_is_still_divided_by_more():
+    """0 and 1e-8: std 7.0711e-9, so A = 5e-9 / (7.0711e-9 + 1e-8) = 0.29289."""
+    advantages = group_advantages(torch.tensor([[0.0, 1e-8]], dtype=torch.float64))
+    expected = torch.tensor([[-0.29289, 0.29289]], dtype=torch.float64)
+    torch.testing.assert_close(advantages, expected, rtol=1e-4, atol=0)
+
+
+def test_a_metric_that_fails_on_a_whole_group_counts_as_0():
+    """Beside one that says 0 and 1: the mean is 0 and 0.5."""
+    scores = [torch.tensor([[5.0, 9.0]]), torch.full((1, 2), NAN)]
+    assert weighted_mean(scores).tolist() == [[0.0, 0.5]]
+
+
+def test_standardize_by_hand():
+    """1, 2, 3, 6: mean 3, std sqrt((4 + 1 + 0 + 9) / 3) = 2.1602."""
+    expected = torch.tensor([[-2.0, -1.0], [0.0, 3.0]]) / (2.160247 + 1e-4)
+    torch.testing.assert_close(standardize(torch.tensor([[1.0, 2.0], [3.0, 6.0]])), expected)
+
+
+def test_clipping_by_hand():
+    """Distances from the mean of -+0.5 are limited to 0.3 on both sides; those of 0.2 stay."""
+    rewards = torch.tensor([[0.0, 1.0], [0.1, 0.5]])
+    clipped = advantages_of(rewards, "mean_only", clip=0.3)
+    torch.testing.assert_close(clipped, torch.tensor([[-0.3, 0.3], [-0.2, 0.2]]))
 
 
 def test_weighted_mean():

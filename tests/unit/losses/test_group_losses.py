@@ -83,6 +83,23 @@ def test_every_loss_takes_its_options():
         assert given == {k: p.default for k, p in parameters.items()}, name
 
 
+@pytest.mark.parametrize(
+    ("property_", "losses"),
+    [
+        ("same_noise", {"diffusion_dpo", "multi_pair_dpo"}),
+        ("imitates", {"sft_best", "reward_weighted"}),
+        ("by_element", {*LOSSES.names()} - {"multi_pair_dpo"}),
+        ("needs_values", {"multi_pair_dpo"}),
+        ("acts", {"grpo"}),
+        ("action_sigma", {"grpo"}),
+        ("needs_drift", set()),
+    ],
+)
+def test_what_each_loss_asks_of_the_step(property_: str, losses: set[str]):
+    found = {name for name in LOSSES.names() if getattr(LOSSES.get(name)(), property_)}
+    assert found == losses
+
+
 def test_the_schema_has_every_registered_loss():
     mapping = TrainOptions.model_json_schema()["properties"]["loss"]["oneOf"]
     titles = {entry["$ref"].rsplit("/", 1)[-1] for entry in mapping}

@@ -55,10 +55,20 @@ def test_grpo_clips_the_ratio():
     assert (mean.grad[1].flatten(1).norm(dim=1) > 0).all()
 
 
-def test_grpo_clamps_advantages():
-    actions, old, mean = grpo_case(0.1)
-    at_limit = grpo_loss(actions, old, mean, 5 * ADVANTAGES.sign()).loss
-    torch.testing.assert_close(grpo_loss(actions, old, mean, 1000 * ADVANTAGES).loss, at_limit)
+def test_defaults_of_grpo_by_hand():
+    """Nothing has moved: r = 1, and advantages of 10 count as 5, so the loss is -5. A reference
+    0.2 away is KL 0.04 / (2 * 0.01) = 2, which weighs nothing.
+    """
+    x = torch.zeros(1, 2, 4, 3, 3)
+    output = grpo_loss(x, x, x, torch.full((1, 2), 10.0), reference_mean=x + 0.2)
+    assert float(output.loss) == -5
+    assert float(output.logs["kl"]) == pytest.approx(2, rel=1e-5)
+
+
+def test_defaults_of_the_clipped_loss_by_hand():
+    """A = 10 counts as 5, r = 2 as 1.0001: max(-10, -5.0005)."""
+    output = clipped_loss(torch.tensor([2.0]), torch.tensor([10.0]))
+    assert float(output.loss) == pytest.approx(-5.0005, rel=1e-7)
 
 
 def test_grpo_divergence():
@@ -88,8 +98,9 @@ def test_clipping_by_hand():
 
 
 def test_a_ratio_inside_the_region_is_not_clipped():
-    logs = clipped_loss(torch.tensor([1.1, 1.3]), torch.ones(2), 0.2).logs
-    assert float(logs["clipped"]) == 0.5
+    """Nor one on its border: of 0.75, 1.25, 1.5 and 1.75 only the last is outside 1 +- 0.5."""
+    logs = clipped_loss(torch.tensor([0.75, 1.25, 1.5, 1.75]), torch.ones(4), 0.5).logs
+    assert float(logs["clipped"]) == 0.25
 
 
 def test_options_reach_the_loss():

@@ -1,0 +1,40 @@
+"""What is changed, which tests must see it, and which changes nothing could see."""
+
+from __future__ import annotations
+
+UNIT = "tests/unit"
+GROUP = f"{UNIT}/group"
+STEP = (f"{GROUP}/test_recorded_step.py", f"{GROUP}/test_step.py")
+LOSSES, REWARDS = f"{UNIT}/losses", f"{UNIT}/rewards"
+ALL_LOSSES = f"{LOSSES}/test_group_losses.py"
+TARGETS = {
+    "group/advantages.py": (f"{GROUP}/test_advantages.py", *STEP),
+    "advantages.py": (f"{UNIT}/test_advantages.py",),
+    "losses/base.py": (ALL_LOSSES,),
+    "losses/diffusion_dpo.py": (f"{LOSSES}/test_diffusion_dpo.py", ALL_LOSSES),
+    "losses/gdpo_loss.py": (f"{LOSSES}/test_gdpo_loss.py", ALL_LOSSES),
+    "losses/grpo.py": (f"{LOSSES}/test_grpo.py", ALL_LOSSES),
+    "losses/multi_pair_dpo.py": (ALL_LOSSES,),
+    "losses/preference.py": (ALL_LOSSES, f"{LOSSES}/test_gdpo_loss.py"),
+    "losses/reward_weighted.py": (ALL_LOSSES,),
+    "losses/sft_best.py": (ALL_LOSSES,),
+    "losses/vsd_loss.py": (f"{LOSSES}/test_vsd_loss.py",),
+    "group/errors.py": (f"{GROUP}/test_errors.py", *STEP),
+    "group/sample.py": (f"{GROUP}/test_sample.py", *STEP),
+    "group/score.py": (f"{GROUP}/test_score.py", *STEP),
+    "group/step.py": STEP,
+    "generators/diffusion_math.py": (f"{UNIT}/generators/test_diffusion_math.py",),
+    "generators/one_step.py": (
+        f"{UNIT}/generators/test_one_step.py",
+        f"{UNIT}/generators/test_diffusion_math.py",
+    ),
+    "rewards/base.py": (f"{REWARDS}/test_iqa_reward.py", f"{REWARDS}/test_registry.py"),
+    "rewards/iqa_reward.py": (f"{REWARDS}/test_iqa_reward.py",),
+    "rewards/scoring.py": (f"{REWARDS}/test_iqa_reward.py", f"{REWARDS}/test_registry.py"),
+    "rewards/texture_share.py": (f"{REWARDS}/test_texture_share.py",),
+    "rewards/patch_texture.py": (f"{REWARDS}/test_texture_share.py",),
+    "rewards/user_reward.py": (f"{REWARDS}/test_registry.py",),
+}
+"""Files of `gdpo_sr/` and the tests that must see their changes, the quickest first."""
+HARMLESS: dict[str, str] = {}
+"""Changes that may live, as they are printed, each with its reason."""
