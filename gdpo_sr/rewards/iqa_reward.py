@@ -12,8 +12,6 @@ from gdpo_sr.rewards.base import Kind, check_options, check_shapes
 from gdpo_sr.shared_random import draw_rows
 from gdpo_sr.types import OptionError
 
-PRECISIONS = {"float32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
-
 
 class IQAReward:
     """Scores of an image quality metric, with the sign turned where lower is better.
@@ -26,11 +24,12 @@ class IQAReward:
         options: for pyiqa, such as ``{"crop_border": 4}``.
         chunk: images scored at a time, all if None; it bounds memory and does not change the
             scores.
-        direction: "higher" or "lower" is better, or "auto": as pyiqa says.
-        precision: of the metric's network, "float32", "fp16" or "bf16".
         flip_rng: where given, each group is turned upside down with probability 0.5, all its
             candidates and its HR picture alike. MANIQA takes 20 of a grid of 25 crops and so never
             meets the lowest 72 rows of a 512 x 512 picture, which would be free of any reward.
+
+    Attributes:
+        metric: has the precision of its network and the direction of its scores.
 
     Raises:
         MetricError: unknown metric or weights that cannot be downloaded.
@@ -47,8 +46,6 @@ class IQAReward:
         device: str = "cpu",
         options: Mapping[str, Any] | None = None,
         chunk: int | None = None,
-        direction: str = "auto",
-        precision: str = "float32",
         flip_rng: torch.Generator | None = None,
     ) -> None:
         check_options(metric_name, kind, weight)
@@ -60,9 +57,6 @@ class IQAReward:
         self.kind = kind
         self.weight = weight
         self.metric = create_metric(metric_name, device, **(options or {}))
-        self.metric.precision = PRECISIONS[precision]
-        if direction != "auto":
-            self.metric.lower_better = direction == "lower"
         self._chunk = chunk
         self._flip_rng = flip_rng
 

@@ -15,6 +15,8 @@ from gdpo_sr.rewards.registry import find_reward, load_user_modules
 from gdpo_sr.rewards.user_reward import UserReward
 from gdpo_sr.types import OptionError
 
+PRECISIONS = {"float32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
+
 
 def build_rewards(sets: RewardSetOptions, device: str, rng: torch.Generator) -> dict[str, Reward]:
     """Rewards by the name the options file gives them; `rng` is for those that flip groups."""
@@ -42,9 +44,11 @@ def build_reward(
         _only_weighed(name, o)
         return FeatureReward(o.metric, kind, o.weight, device)
     flip_rng = rng if o.random_flip else None
-    return IQAReward(
-        o.metric, kind, o.weight, device, o.options, o.chunk, o.direction, o.precision, flip_rng
-    )
+    reward = IQAReward(o.metric, kind, o.weight, device, o.options, o.chunk, flip_rng)
+    reward.metric.precision = PRECISIONS[o.precision]
+    if o.direction != "auto":
+        reward.metric.lower_better = o.direction == "lower"
+    return reward
 
 
 def _only_weighed(name: str, options: RewardOptions) -> None:
