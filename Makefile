@@ -2,7 +2,7 @@
 PYTHON ?= python
 
 .DEFAULT_GOAL := help
-.PHONY: help install format lint types test research check clean
+.PHONY: help install format lint types test docs research check clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,6 +23,9 @@ types:  ## pyright on the pure files
 
 test:  ## the default tests: CPU, offline
 	$(PYTHON) -m pytest
+
+docs:  ## the site in build/site, strictly: a broken link is an error; needs pip install -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --quiet
 
 research:  ## the laboratory's own tests, which `make check` leaves out
 	$(PYTHON) -m pytest research/tests

@@ -33,6 +33,7 @@ INSTALL = [
 ]
 
 DEEPSPEED = ["deepspeed>=0.19.8"]  # options/accelerate/deepspeed_zero2.yaml alone asks for it
+DOCUMENTS = ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.29", "latex2mathml>=3.77"]
 DEVELOPMENT = ["pytest>=8.0", "ruff>=0.11", "pyright[nodejs]>=1.1.390", "pre-commit>=3.5"]
 
 
@@ -63,6 +64,10 @@ setup(
     packages=find_packages(include=["gdpo_sr", "gdpo_sr.*"]),
     package_data={"gdpo_sr": ["py.typed", "assets/**/*", "evaluation/page/*"]},
     install_requires=INSTALL,
-    extras_require={"dev": DEVELOPMENT, "deepspeed": DEEPSPEED},
+    extras_require={
+        "dev": DEVELOPMENT + DOCUMENTS,
+        "docs": DOCUMENTS,
+        "deepspeed": DEEPSPEED,
+    },
     entry_points={"console_scripts": ["gdpo-sr=gdpo_sr.cli:main"]},
 )

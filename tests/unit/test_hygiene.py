@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = (
     "gdpo_sr",
     "options",
+    "docs",
     "datasets",
     "scripts",
     "research",
