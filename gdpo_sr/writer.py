@@ -12,11 +12,11 @@ import os
 import re
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from gdpo_sr.types import CheckpointError
+from gdpo_sr.types import CheckpointError, OptionError
 
 _HERE = -100  # AT_FDCWD of Linux: names are relative to the working directory
 _EXCHANGE = 2  # RENAME_EXCHANGE of Linux
@@ -57,15 +57,30 @@ def write_file(file: str | Path, content: bytes | str) -> None:
     data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     with _told(file):
         recover(file)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _temporary(file)
-        try:
-            temporary.write_bytes(data)
-            _flush(temporary)
-            os.replace(temporary, file)
-            _flush(file.parent)
-        finally:
-            _remove(temporary)
+        _replace(file, data, _flush)
+        _flush(file.parent)
+
+
+def write_result(file: Path, content: bytes) -> None:
+    """Write one of many files that can each be made again: it appears whole or not at all.
+
+    Unlike `write_file` it replaces a link and does not follow it, and does not wait for the disk.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full.
+    """
+    _replace(file, content, flush=lambda temporary: None)
+
+
+def _replace(file: Path, content: bytes, flush: Callable[[Path], None]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(file)
+    try:
+        temporary.write_bytes(content)
+        flush(temporary)
+        os.replace(temporary, file)
+    finally:
+        _remove(temporary)
 
 
 def remove_folder(folder: Path) -> None:
@@ -88,6 +103,23 @@ def refuse_existing(folder: Path) -> None:
     """Raise CheckpointError if `folder` exists: for commands, which overwrite nothing."""
     if folder.exists():
         raise CheckpointError(f"'{folder}' exists: give another folder with -o, or remove it")
+
+
+def output_folder(text: str) -> Path:
+    """The folder that `-o` names; it need not exist.
+
+    Raises:
+        OptionError: an empty name, a file, or a folder that cannot be written.
+    """
+    if not text:
+        raise OptionError("-o '': give a folder for the results")
+    folder = Path(text)
+    existing = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not existing.is_dir():
+        raise OptionError(f"-o {folder}: {existing} is a file; give a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise OptionError(f"-o {folder}: no permission to write in {existing}; give another folder")
+    return folder
 
 
 def recover(place: str | Path) -> None:

@@ -125,21 +125,15 @@ def adapters_disabled(unet: nn.Module) -> Iterator[None]:
 @contextmanager
 def adapter_active(unet: nn.Module, name: str) -> Iterator[None]:
     """Inside, `unet` computes with the adapter `name` alone; what is trainable stays so."""
-    trainable = [p.requires_grad for p in lora_parameters(unet)]
-    before = unet.active_adapters()
-    unet.set_adapter(name)
-    _set_trainable(unet, trainable)
+    layers = adapter_layers(unet)
+    before = [layer._active_adapter for layer in layers]
+    for layer in layers:
+        layer._active_adapter = [name]
     try:
         yield
     finally:
-        unet.set_adapter(before)
-        _set_trainable(unet, trainable)
-
-
-def _set_trainable(unet: nn.Module, flags: list[bool]) -> None:
-    """PEFT turns gradients on and off when adapters are switched; put them back."""
-    for parameter, flag in zip(lora_parameters(unet), flags, strict=True):
-        parameter.requires_grad_(flag)
+        for layer, active in zip(layers, before, strict=True):
+            layer._active_adapter = active
 
 
 def adapter_of(unet: nn.Module, name: str = "default") -> Adapter:

@@ -20,7 +20,7 @@ from gdpo_sr.evaluation.scoring import evaluate
 from gdpo_sr.evaluation.summary import choose_baseline, summary_record
 from gdpo_sr.metrics import PROTOCOLS, make_protocol
 from gdpo_sr.types import OptionError
-from gdpo_sr.utils.files import printable
+from gdpo_sr.utils.text import printable
 from gdpo_sr.writer import write_file
 
 

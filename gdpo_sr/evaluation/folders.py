@@ -11,8 +11,8 @@ from gdpo_sr.evaluation.results import in_order, natural_key, shorten
 from gdpo_sr.restore import manifest
 from gdpo_sr.restore.plan import UNCERTAINTY
 from gdpo_sr.types import DatasetError, OptionError
-from gdpo_sr.utils.files import printable
 from gdpo_sr.utils.image_io import list_images
+from gdpo_sr.utils.text import printable
 
 Sources = dict[str, list[Path]]
 """Folders (or single pictures) of each method, one per run."""

@@ -14,7 +14,7 @@ from gdpo_sr.evaluation import pictures, plots, tables
 from gdpo_sr.evaluation.results import Evaluation, natural_key, number, problem_lines
 from gdpo_sr.evaluation.statistics import RESAMPLES, mean_over
 from gdpo_sr.evaluation.summary import DIGITS, cells, differences, noise_range
-from gdpo_sr.utils.files import printable
+from gdpo_sr.utils.text import printable
 from gdpo_sr.writer import write_file
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from gdpo_sr.evaluation.results import Evaluation, MetricInfo, problem_lines
 from gdpo_sr.evaluation.summary import DIGITS, Cell, Difference, cells, differences, noise_range
-from gdpo_sr.utils.files import printable
+from gdpo_sr.utils.text import printable
 
 Mark = Callable[[str, int], str]
 """How the best (rank 1) and second best (rank 2) number is set off."""

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gdpo_sr.types import DatasetError, ImageError, OptionError
-from gdpo_sr.utils.files import output_folder
 from gdpo_sr.utils.image_decode import frame_count, image_size
 from gdpo_sr.utils.picture_folder import list_images, matching_images
 from gdpo_sr.utils.picture_formats import WRITABLE
+from gdpo_sr.writer import output_folder
 
 UNCERTAINTY = "uncertainty"  # folder of the heat maps, inside the output folder
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
 from typing import Generic, TypeVar
 
 from gdpo_sr.types import ImageError
@@ -70,12 +69,7 @@ class Writers(Generic[Item]):
     def __enter__(self) -> Writers[Item]:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         """After an exception, such as Ctrl-C, what has not begun is not written."""
         try:
             while self._waiting and kind is None:

@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType, TracebackType
+from types import FrameType
 
 ECHO = 1.0
 """Seconds: Ctrl-C reaches a launched process twice, from the terminal and from its launcher."""
@@ -50,11 +50,6 @@ class StopSignal:
         elif number == signal.SIGINT and now > self._first + ECHO:
             raise KeyboardInterrupt
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)

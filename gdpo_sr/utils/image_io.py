@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 
 from gdpo_sr.types import ImageError
-from gdpo_sr.utils.files import write_whole
 from gdpo_sr.utils.image_decode import decode, image_size
 from gdpo_sr.utils.picture_folder import is_picture, list_images
 from gdpo_sr.utils.picture_formats import DEEP, WRITABLE, check_size, format_of
 from gdpo_sr.utils.png_16 import png_16
 from gdpo_sr.utils.tiff_file import tiff_file
+from gdpo_sr.writer import write_result
 
 __all__ = [
     "DEEP",
@@ -94,7 +94,7 @@ def write_pixels(
         else:
             extras = {"icc_profile": icc, "exif": exif, "dpi": dpi}
             content = _encoded(pixels, form, quality, extras)
-        write_whole(path, content)
+        write_result(path, content)
     except (OSError, ValueError) as error:
         raise ImageError(
             f"cannot write {path}: {error}; check the folder and the free space"

@@ -10,8 +10,15 @@ from pathlib import Path
 import pytest
 
 from gdpo_sr import writer
-from gdpo_sr.types import CheckpointError
-from gdpo_sr.writer import exchange, new_folder, recover, write_file
+from gdpo_sr.types import CheckpointError, OptionError
+from gdpo_sr.writer import (
+    exchange,
+    new_folder,
+    output_folder,
+    recover,
+    write_file,
+    write_result,
+)
 
 OLD, NEW = {"a": "old a", "b/c": "old c"}, {"a": "new a", "b/d": "new d"}
 STEPS = ("open", "os.mkdir", "os.rename", "os.chmod", "os.remove", "os.rmdir", "shutil.rmtree")
@@ -127,3 +134,44 @@ def test_what_cannot_be_written_is_told_in_one_line(tmp_path):
         with pytest.raises(CheckpointError, match="cannot be written.*name another place") as told:
             write_file(place, "x") if place.suffix else write(place, OLD)
         assert "\n" not in str(told.value)
+
+
+# Results: many files that can be made again
+
+
+def test_names_as_long_as_the_file_system_allows(tmp_path: Path):
+    path = tmp_path / ("x" * 251 + ".txt")
+    write_result(path, b"content")
+    assert path.read_bytes() == b"content" and len(list(tmp_path.iterdir())) == 1
+    with pytest.raises(OSError):
+        write_result(tmp_path / ("x" * 256), b"content")
+    assert len(list(tmp_path.iterdir())) == 1  # nothing temporary is left
+
+
+def test_a_result_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_result(tmp_path / "a", b"old")
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_result(tmp_path / "a", b"new")
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a").read_bytes() == b"old"
+
+
+def test_a_link_is_replaced_by_a_result(tmp_path: Path):
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "a").symlink_to(tmp_path / "mine")
+    write_result(tmp_path / "a", b"new")
+    assert (tmp_path / "mine").read_text() == "mine" and (tmp_path / "a").read_text() == "new"
+
+
+def test_output_folder(tmp_path: Path):
+    assert output_folder(str(tmp_path / "new" / "er")) == tmp_path / "new" / "er"
+    (tmp_path / "file").touch()
+    (tmp_path / "broken").symlink_to(tmp_path / "nowhere")
+    for text, words in (("", "-o ''"), ("file/x", "is a file"), ("broken", "is a file")):
+        with pytest.raises(OptionError, match=words):
+            output_folder(text and str(tmp_path / text))
