@@ -74,8 +74,15 @@ class GroupInputs:
     def errors(self, prediction: torch.Tensor) -> GroupErrors:
         """Errors of the policy's predictions, with its graph, and of the reference's."""
         policy, reference = (self._error(p) for p in (prediction, self.reference_epsilon))
-        drift = None if self.anchor is None else self._distance(prediction, self.anchor)
-        return GroupErrors(policy, reference, drift)
+        return GroupErrors(policy, reference, self._drift(prediction))
+
+    def _drift(self, prediction: torch.Tensor) -> torch.Tensor | None:
+        """Per input; of all inputs, where every candidate is the target of all of them."""
+        if self.anchor is None:
+            return None
+        drift = self._distance(prediction, self.anchor)
+        shared = self.imitate and self.wanted.ndim > prediction.ndim
+        return drift.mean(1, keepdim=True) if shared else drift
 
     def _error(self, prediction: torch.Tensor) -> torch.Tensor:
         if self.wanted.ndim == prediction.ndim:

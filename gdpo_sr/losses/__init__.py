@@ -7,7 +7,9 @@ import importlib
 import pkgutil
 
 from gdpo_sr.losses.base import LOSSES, OPTIONS, GroupErrors, GroupLoss, RewardValues
+from gdpo_sr.losses.dgpo import dgpo_loss
 from gdpo_sr.losses.diffusion_dpo import diffusion_dpo_loss
+from gdpo_sr.losses.diffusion_nft import diffusion_nft_loss
 from gdpo_sr.losses.gdpo_loss import gdpo_loss
 from gdpo_sr.losses.grpo import grpo_loss
 from gdpo_sr.losses.multi_pair_dpo import multi_pair_dpo_loss
@@ -26,7 +28,9 @@ __all__ = [
     "GroupLoss",
     "LossOutput",
     "RewardValues",
+    "dgpo_loss",
     "diffusion_dpo_loss",
+    "diffusion_nft_loss",
     "gdpo_loss",
     "grpo_loss",
     "multi_pair_dpo_loss",

@@ -21,7 +21,8 @@ class GroupErrors(NamedTuple):
     Attributes:
         policy: l, with a graph.
         reference: lref.
-        drift: mean squared distance of the policy's output from the reference's, or None.
+        drift: mean squared distance of the policy's output from the reference's, or None; (B, 1)
+            where all candidates share it.
     """
 
     policy: torch.Tensor

@@ -273,3 +273,17 @@ def test_half_precision_predictions_become_float32():
     whole = torch.zeros(1, 2, 3, 4, 4, dtype=torch.bfloat16)
     found = GroupInputs(whole, whole, whole + 1, whole).errors(whole)
     assert found.policy.dtype == torch.float32 and torch.equal(found.policy, torch.ones(1, 2))
+
+
+def test_drift_where_every_candidate_is_the_target_of_all_inputs():
+    """Two inputs, three candidates: what both inputs moved, as their errors against a candidate."""
+    draws = torch.randn(3, 1, 2, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    noisy, reference, policy = draws
+    wanted = torch.randn(1, 2, 3, 4, 4, 4, generator=torch.Generator().manual_seed(1))
+    inputs = GroupInputs(noisy, noisy, wanted, reference, anchor=reference, imitate=True)
+    found = inputs.errors(policy)
+    moved = (policy - reference).square().mean((-3, -2, -1))
+    assert found.policy.shape == (1, 3) and found.drift is not None
+    torch.testing.assert_close(found.drift, moved.mean(1, keepdim=True))
+    own = GroupInputs(noisy, noisy, wanted, reference, anchor=reference).errors(policy).drift
+    torch.testing.assert_close(own, moved)

@@ -241,7 +241,7 @@ def check(network, name: str, chunk: int, train: dict, options: dict, by_element
     assert chunked_state == pytest.approx(state, rel=1e-6)
 
 
-OMEGA = {"gdpo", "diffusion_dpo", "multi_pair_dpo"}
+OMEGA = {"gdpo", "dgpo", "diffusion_dpo", "multi_pair_dpo"}
 GAUSSIAN = {"sigma": 5.0, "kl_weight": 0.1, "clip": 0.5}
 
 

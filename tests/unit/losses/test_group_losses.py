@@ -60,12 +60,17 @@ class Case(NamedTuple):
         return self.values.values
 
 
+def with_drift(policy: torch.Tensor, reference: torch.Tensor) -> GroupErrors:
+    """Of answers that are numbers: squares of p - x and o - x, and of p - o."""
+    return GroupErrors(policy, reference, (policy.sqrt() - reference.sqrt()).square())
+
+
 def case(groups: int = 3, size: int = 6, moved: float = 1e-3) -> Case:
     values = torch.rand(groups, size, generator=torch.Generator().manual_seed(5))
     reference = 1 + 0.1 * draw(groups, size, seed=1)
     policy = (reference + moved * draw(groups, size, seed=2)).requires_grad_()
     return Case(
-        GroupErrors(policy, reference),
+        with_drift(policy, reference),
         group_advantages(values),
         RewardValues(values, values.std(-1).mean()),
     )
@@ -196,7 +201,7 @@ def element_case(advantages: torch.Tensor) -> Case:
     """Errors per latent element, with advantages (2, 3, 4, 8)."""
     errors, reference = draw(2, 3, 4, 8).square(), draw(2, 3, 4, 8, seed=1).square()
     values = RewardValues(draw(2, 3, seed=2), torch.tensor(1.0))
-    return Case(GroupErrors(errors.requires_grad_(), reference), advantages, values)
+    return Case(with_drift(errors.requires_grad_(), reference), advantages, values)
 
 
 def part_of(whole: Case, columns: slice) -> Case:
