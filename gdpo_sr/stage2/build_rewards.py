@@ -53,11 +53,11 @@ def build_reward(
 
 def _only_weighed(name: str, options: RewardOptions) -> None:
     """Raise OptionError if anything but the weight is set of a metric of features."""
+    usual = RewardOptions(metric=options.metric)
     for key in ("options", "direction", "chunk", "precision", "random_flip"):
-        if key in options.model_fields_set:
+        if (value := getattr(options, key)) != getattr(usual, key):
             raise OptionError(
-                f"reward '{name}': {key} = {getattr(options, key)} is not for {options.metric}: "
-                "leave it out"
+                f"reward '{name}': {key} = {value} is not for {options.metric}: leave it out"
             )
 
 

@@ -37,9 +37,11 @@ def test_candidates_with_a_graph_get_a_gradient():
 
 
 def test_options_name_them():
+    """Also as the folder of a run records them, with every default."""
     sets = RewardSetOptions.model_validate(
         {"perception": {"tex": {"metric": "texture_energy", "weight": 2.0}}}
     )
+    sets = RewardSetOptions.model_validate(sets.model_dump())
     reward = build_rewards(sets, "cpu", torch.Generator())["tex"]
     assert isinstance(reward, FeatureReward)
     assert (reward.name, reward.kind, reward.weight) == ("texture_energy", "perception", 2.0)
