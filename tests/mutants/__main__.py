@@ -22,8 +22,9 @@ from multiprocessing.connection import Connection
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from tests.mutants.changes import ROOT, Mutant, mutants_of
+from tests.mutants.harmless import HARMLESS
 from tests.mutants.processes import forked
-from tests.mutants.targets import HARMLESS, TARGETS
+from tests.mutants.targets import TARGETS
 
 WANTED = 0.95
 

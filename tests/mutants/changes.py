@@ -29,16 +29,20 @@ SKIPPED_CALLS = {"Field", "MetricError", "OptionError", "ValueError", "TypeVar",
 
 
 class Mutant(NamedTuple):
-    """A change: `old` at `line` of `file` becomes `new`; `source` is the whole changed file."""
+    """A change: `old` at `line` of `file`, which reads `text`, becomes `new`; `source` is the whole
+    changed file.
+    """
 
     file: str
     line: int
+    text: str
     old: str
     new: str
     source: str
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.old} -> {self.new}"
+        """Holds no number of a line, which other changes would shift."""
+        return f"{self.file}: {self.text} | {self.old} -> {self.new}"
 
 
 def mutants_of(file: str) -> Iterator[Mutant]:
@@ -59,7 +63,8 @@ def mutants_of(file: str) -> Iterator[Mutant]:
             changed = source[:start] + text + source[stop:]
             new = changed[whole[0] : whole[1] + len(text) - (stop - start)]
             shown = [" ".join(part.split()) for part in (source[slice(*whole)], new)]
-            yield Mutant(file, node.lineno, *shown, changed)
+            text = lines[node.lineno - 1].strip()
+            yield Mutant(file, node.lineno, text, *shown, changed)
 
 
 def executed(tree: ast.AST) -> Iterator[ast.expr]:

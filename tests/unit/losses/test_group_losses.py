@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from gdpo_sr.advantages import group_advantages
 from gdpo_sr.config.train_options import TrainOptions
@@ -29,6 +30,7 @@ from gdpo_sr.losses.diffusion_dpo import pair_margin
 from gdpo_sr.losses.gdpo_loss import preference_margin
 from gdpo_sr.losses.multi_pair_dpo import pair_margins, weighted_pairs
 from gdpo_sr.losses.preference import OmegaScale, preference_loss
+from gdpo_sr.losses.reward_weighted import reward_weights
 from gdpo_sr.losses.sft_best import best_error
 from gdpo_sr.types import OptionError
 
@@ -143,6 +145,15 @@ def test_group_of_two_gdpo_is_diffusion_dpo():
     torch.testing.assert_close(ours.loss, theirs.loss)
 
 
+@pytest.mark.parametrize("name", ["gdpo", "diffusion_dpo", "multi_pair_dpo"])
+def test_omega_is_a_number_or_auto(name: str):
+    options = OPTIONS[name]
+    assert [options(type=name, omega=o).omega for o in (7, "auto")] == [7.0, "auto"]
+    for wrong in (0, "fast"):
+        with pytest.raises(ValidationError):
+            options(type=name, omega=wrong)
+
+
 # Multi-pair DPO
 
 
@@ -154,6 +165,23 @@ def test_pairs_and_weights_by_hand():
     gaps = torch.tensor([[0.8, 0.6, 0.5, 0.3]])
     expected = (gaps + 1 - 0.55) * (values.std() + 1 - 0.2)
     torch.testing.assert_close(pairs.weight, expected)
+
+
+def test_a_tie_is_no_pair_and_does_not_count_for_the_mean_gap():
+    """Winners 0.9 and 0.5, losers 0.2 and 0.5: gaps 0.7, 0.4, 0.3 and a tie, their mean 1.4 / 3."""
+    values = torch.tensor([[math.nan, 0.2, 0.9, 0.5]])
+    spread = values[values.isfinite()].std()
+    found = weighted_pairs(values, 0.5, mean_spread=spread).weight
+    expected = torch.tensor([[0.7, 0.4, 0.3, 1.4 / 3 - 1]]) + 1 - 1.4 / 3
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+
+
+def test_the_best_quarter_of_groups_with_their_own_mean_spread():
+    """G = 4: one pair, at the mean gap. Stds 0.5 and 1.5, their mean 1: weights 0.5 and 1.5."""
+    group = torch.tensor([0.0, 0.0, 0.0, 1.0])
+    pairs = weighted_pairs(torch.stack([group, 3 * group]))
+    assert pairs.winner.tolist() == [[3], [3]]
+    torch.testing.assert_close(pairs.weight, torch.tensor([[0.5], [1.5]]))
 
 
 def test_one_pair_of_one_group_is_diffusion_dpo():
@@ -179,9 +207,28 @@ def test_candidates_without_score_are_in_no_pair():
 
 def test_reward_weighted_by_hand():
     """Weights e / (1 + e) and 1 / (1 + e) of errors 1 and 3."""
-    loss = reward_weighted_loss(torch.tensor([[1.0, 3.0]]), torch.tensor([[0.5, -0.5]])).loss
+    errors, advantages = torch.tensor([[1.0, 3.0]]), torch.tensor([[0.5, -0.5]])
     high = math.e / (1 + math.e)
-    assert float(loss) == pytest.approx(high + 3 * (1 - high), rel=1e-6)
+    loss = high + 3 * (1 - high)
+    output = reward_weighted_loss(errors, advantages)
+    assert float(output.loss) == pytest.approx(loss, rel=1e-6)
+    assert float(output.logs["weight_best"]) == pytest.approx(high, rel=1e-6)
+    by_name = LOSSES.get("reward_weighted")()(GroupErrors(errors, 9 * errors), advantages)
+    assert float(by_name.loss) == pytest.approx(loss, rel=1e-6)
+    assert reward_weights(advantages).tolist() == [pytest.approx([high, 1 - high], rel=1e-6)]
+
+
+def test_the_mean_weight_of_the_best_of_two_pictures():
+    """A tie weighs nothing: e / (1 + e) / 2."""
+    advantages = torch.tensor([[0.5, -0.5], [0.0, 0.0]])
+    logs = reward_weighted_loss(torch.ones(2, 2), advantages).logs
+    assert float(logs["weight_best"]) == pytest.approx(math.e / (1 + math.e) / 2, rel=1e-6)
+
+
+def test_a_tie_has_no_best_candidate():
+    """Its error counts as 0, beside a group whose best has 4."""
+    errors, advantages = torch.tensor([[3.0, 5.0], [9.0, 4.0]]), torch.tensor([[0.0] * 2, [-1, 1]])
+    assert best_error(errors, advantages).tolist() == [0.0, 4.0]
 
 
 def test_sft_takes_the_best_and_cold_weights_do_too():
@@ -351,6 +398,13 @@ def test_omega_is_logged_and_remembered_by_the_loss():
     again.load_state_dict({})  # of a run whose omega was fixed
     assert again.state_dict()["weight"] == pytest.approx(0.19)
     assert LOSSES.get("sft_best")().state_dict() == {}
+
+
+def test_automatic_omega_looks_at_the_references_errors():
+    """Of size 1, those of the policy of size 4: 5000 where all advantages are 0."""
+    errors = GroupErrors(torch.full((1, 2), 4.0), torch.ones(1, 2))
+    logs = LOSSES.get("gdpo")("auto")(errors, torch.zeros(1, 2)).logs
+    assert float(logs["omega"]) == pytest.approx(5000)
 
 
 def test_omega_of_all_processes():

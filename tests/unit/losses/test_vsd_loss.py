@@ -38,3 +38,12 @@ def test_guidance():
     positive, negative = torch.tensor([3.0]), torch.tensor([1.0])
     assert float(classifier_free_guidance(positive, negative, 1.0)) == 3
     assert float(classifier_free_guidance(positive, negative, 7.5)) == 16
+    assert float(classifier_free_guidance(positive, negative)) == 16
+
+
+def test_vsd_where_all_agree():
+    """0 / 0 is no gradient."""
+    z = draw(1, 4, 8, 8).requires_grad_()
+    output = vsd_loss(z, z.detach(), z.detach())
+    output.loss.backward()
+    assert float(output.loss.detach()) == 0 and torch.equal(z.grad, torch.zeros_like(z))

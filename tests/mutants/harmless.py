@@ -1,0 +1,65 @@
+"""Changes that may live: nothing that the package promises is different. By reason, as printed."""
+
+from __future__ import annotations
+
+REASONS: dict[str, tuple[str, ...]] = {
+    "the tensor is (B, G), whose last dimension is 1": (
+        "advantages.py: high = torch.where(finite, scores, -torch.inf).amax(-1, keepdim=True)"
+        " | -1 -> 1",
+        "advantages.py: low = torch.where(finite, scores, torch.inf).amin(-1, keepdim=True)"
+        " | -1 -> 1",
+        "advantages.py: mean, std = finite_mean(rewards, -1), finite_std(rewards, -1) | -1 -> 1",
+        "advantages.py: return _without_missing(rewards, rewards - finite_mean(rewards, -1))"
+        " | -1 -> 1",
+        "advantages.py: return draw_rows(torch.rand, shape, rng).argsort(-1) | -1 -> 1",
+        "group/advantages.py: return {name: values.gather(-1, order.to(values.device))"
+        " for name, values in scores.items()} | -1 -> 1",
+        "losses/base.py: return values.flatten(1).mean(-1) if values.ndim > 1 else values"
+        " | -1 -> 1",
+        "losses/gdpo_loss.py: return change.flatten(2).mean(-1).sum(-1) if change.ndim > 2"
+        " else change.sum(-1) | -1 -> 1",
+        "losses/multi_pair_dpo.py: count = max(1, round(fraction * values.shape[-1])) | -1 -> 1",
+        "losses/multi_pair_dpo.py: high = values.nan_to_num(-torch.inf).topk(count, -1) | -1 -> 1",
+        "losses/multi_pair_dpo.py: high.indices.repeat_interleave(count, -1), | -1 -> 1",
+        "losses/multi_pair_dpo.py: low = values.nan_to_num(torch.inf)"
+        ".topk(count, -1, largest=False) | -1 -> 1",
+        "losses/multi_pair_dpo.py: mean_gap = gap.sum(-1, keepdim=True)"
+        " / real.sum(-1, keepdim=True).clamp(min=1) | -1 -> 1",
+        "losses/multi_pair_dpo.py: return change.gather(-1, pairs.winner)"
+        " - change.gather(-1, pairs.loser) | -1 -> 1",
+        "losses/multi_pair_dpo.py: spread = finite_std(values, -1) | -1 -> 1",
+    ),
+    "the tensor is (B, G, h, w), whose last dimension but one is 2": (
+        "group/advantages.py: return grid.repeat_interleave(side, -2).repeat_interleave(side, -1)"
+        " | -2 -> 2",
+    ),
+    "shapes are (B, G) or (B, G, h, w): no number of dimensions lies between": (
+        "losses/base.py: return values.flatten(1).mean(-1) if values.ndim > 1 else values | 1 -> 2",
+        "losses/gdpo_loss.py: return change.flatten(2).mean(-1).sum(-1) if change.ndim > 2"
+        " else change.sum(-1) | 2 -> 3",
+        "losses/grpo.py: dims = -3 if advantages.ndim > 2 else (-3, -2, -1) | 2 -> 3",
+    ),
+    "a tie is 0 by the next line, whatever it was divided by": (
+        "advantages.py: normalized = (scores - low) / torch.where(tie, 1, high - low) | 1 -> 2",
+    ),
+    "weights are divided by their sum": (
+        "advantages.py: shares = normalized.new_tensor(weights or [1.0] * len(scores))"
+        "[:, None, None] | 1.0 -> 2.0",
+    ),
+    "a margin and its strength are multiplied": (
+        "losses/diffusion_dpo.py: return preference_loss(pair_margin(policy_error,"
+        " reference_error, advantages), beta) | preference_loss(pair_margin(policy_error,"
+        " reference_error, advantages), beta) -> preference_loss(beta, pair_margin(policy_error,"
+        " reference_error, advantages))",
+        "losses/gdpo_loss.py: return preference_loss(preference_margin(policy_error,"
+        " reference_error, advantages), omega) | preference_loss(preference_margin(policy_error,"
+        " reference_error, advantages), omega) -> preference_loss(omega,"
+        " preference_margin(policy_error, reference_error, advantages))",
+        "losses/multi_pair_dpo.py: return preference_loss(margins, beta, pairs.weight)"
+        " | preference_loss(margins, beta, pairs.weight)"
+        " -> preference_loss(beta, margins, pairs.weight)",
+        "losses/preference.py: output = preference_loss(margin, omega, weights)"
+        " | preference_loss(margin, omega, weights) -> preference_loss(omega, margin, weights)",
+    ),
+}
+HARMLESS = {change: reason for reason, changes in REASONS.items() for change in changes}
