@@ -35,6 +35,9 @@ from gdpo_sr.metrics.features import Features
 
 _PIXEL_SIZES, _GRADIENT_SIZES = (1, 4, 16), (2, 8)
 _SPREAD_SIZE = 16
+_SHIFTS = 8
+"""Features, whose strides multiply to 8, see a picture at as many places across and down: at one
+place alone the network wove a pattern between the pixels that their strides look at."""
 _RAMP = 100
 """Updates over which the discriminator comes in."""
 _SAVE_EVERY = 60.0
@@ -73,7 +76,14 @@ RECIPES = {
     "distill": Recipe(teacher_share=1.0, beta=0.3, feature_gan=0, spread=0, average=0.99),
     "photo": Recipe(),
     "crisp": Recipe(teacher_share=0.85, feature_weight=3.0, feature_gan=1.5, lr=1e-4),
-    "even": Recipe(teacher_share=0.85, feature_weight=2.0, feature_gan=1.0, spread=0.4, lr=1.5e-4),
+    "even": Recipe(
+        teacher_share=0.75,
+        feature_weight=2.0,
+        feature_gan=1.0,
+        spread=0.5,
+        spread_target=0.08,
+        lr=1.5e-4,
+    ),
 }
 
 
@@ -166,17 +176,21 @@ class FineTuner:
         if r.teacher_share < 1:
             loss = loss + (1 - r.teacher_share) * _energies(pair, batch.hr, weight)
         if r.spread:
-            apart = patch_norm(gradients(pair[0] - pair[1]), _SPREAD_SIZE)
-            where = patch_mean(spread_weight(batch.hr, 1.0)[..., :-1, :-1], _SPREAD_SIZE)
+            # Means of 2 x 2 pixels: differences of neighbours alone would be met by grain.
+            coarse = F.avg_pool2d(pair[0] - pair[1], 2, stride=1)
+            apart = patch_norm(gradients(coarse), _SPREAD_SIZE)
+            where = patch_mean(spread_weight(batch.hr, 1.0)[..., 1:-1, 1:-1], _SPREAD_SIZE)
             loss = loss + r.spread * (F.relu(r.spread_target - apart) * where).mean()
         return torch.autograd.grad(loss, image)[0]
 
     def _feature_pull(self, image: torch.Tensor, batch: Batch, size: torch.Tensor) -> torch.Tensor:
         """Gradient of the distance of features, and of what their discriminator says."""
         r = self.recipe
-        found = self.features(image.clamp(-1, 1))
+        top, left = torch.randint(_SHIFTS, (2,), generator=self.rng).tolist()
+        found = self.features(image.clamp(-1, 1)[..., top:, left:])
         with torch.no_grad():
-            of_hr, of_teacher = self.features(batch.hr), self.features(batch.teacher)
+            of_hr = self.features(batch.hr[..., top:, left:])
+            of_teacher = self.features(batch.teacher[..., top:, left:])
         near = r.teacher_share * distance(found, _twice(of_teacher))
         near = near + (1 - r.teacher_share) * distance(found, _twice(of_hr))
         (pull,) = torch.autograd.grad(near, image, retain_graph=r.feature_gan > 0)
