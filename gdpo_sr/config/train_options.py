@@ -141,6 +141,13 @@ class TrainOptions(RunOptions):
         loss = LOSSES.get(name)
         if self.reuse_latents and loss.acts:
             yield f"reuse_latents = true has no effect with loss.type = {name}: set it to false"
+        if loss.through_rewards and self.update_input != "lr":
+            yield (
+                f"loss.type = {name} needs update_input = lr, not {self.update_input}: the rewards "
+                "are of what the policy makes of the LR picture"
+            )
+        if loss.through_rewards and self.control != "none":
+            yield f"control = {self.control} does not go with loss.type = {name}: it has no ranks"
         if self.cell_size is not None and not loss.by_element:
             yield (
                 f"cell_size = {self.cell_size} does not go with loss.type = {name}, which "

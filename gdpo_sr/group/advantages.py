@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 from gdpo_sr.advantages import (
+    EPS_GROUP,
     advantages_of,
     attribute_aware_reward,
     decoupled_totals,
@@ -61,6 +62,30 @@ def reward_values(
     fr, fr_weights = _of_kind("fidelity", scores, used)
     nr, nr_weights = _of_kind("perception", scores, used)
     return attribute_aware_reward(fr, nr, texture, fr_weights, nr_weights)
+
+
+def total_in_spreads(
+    scores: Scores,
+    spreads: Mapping[str, torch.Tensor],
+    texture: torch.Tensor,
+    rewards: Mapping[str, Reward],
+) -> torch.Tensor:
+    """sum_k share_k s_k / spread_k (B, G): what rewards in different units add up to; their graph
+    is kept.
+
+    Args:
+        scores: (B, G) by reward name.
+        spreads: (B, 1) by the same names, the std of a reward in a group; 0 leaves it out.
+        texture: rho_d (B,).
+        rewards: weight and kind by the same names; weight 0 is left out.
+    """
+    used = {name: reward for name, reward in rewards.items() if reward.weight > 0}
+    total = torch.zeros_like(next(iter(scores.values())))
+    for name, reward in used.items():
+        share = _share(reward, used, texture.to(total))[:, None]
+        spread = spreads[name]
+        total = total + torch.where(spread > 0, share * scores[name] / (spread + EPS_GROUP), 0)
+    return total
 
 
 def _of_kind(

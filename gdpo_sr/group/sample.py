@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -116,6 +116,17 @@ def restore_group(
     images = in_chunks(network.decode, sampling.chunk, latents.flatten(0, 1))
     images = images.unflatten(0, states.shape[:2]).float() / 2 + 0.5
     return Group(enlarged, prompts, images, latents, states, epsilon, usual, sampling.by_policy)
+
+
+def decoded_group(
+    network: NoiseAwareGenerator, group: Group, noisy: torch.Tensor, epsilon: torch.Tensor
+) -> Group:
+    """What the network makes of noisy latents (B, N, c, h, w) by given predictions, with their
+    graph, instead of the candidates of `group`.
+    """
+    latents = network.scheduler.predict_x0(noisy, epsilon)
+    images = network.decode(latents.flatten(0, 1).to(noisy.dtype)).unflatten(0, latents.shape[:2])
+    return replace(group, images=images.float() / 2 + 0.5, latents=latents, epsilon=epsilon)
 
 
 def _states(

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from gdpo_sr.group.sample import Group
 from gdpo_sr.rewards.base import Reward
-from gdpo_sr.rewards.scoring import score_candidates
+from gdpo_sr.rewards.scoring import score_candidates, score_with_gradient
 from gdpo_sr.utils.color_fix import apply_color_fix
 
 
@@ -51,6 +51,20 @@ def score_group(
     grid = hr.shape[-2] // cell_size, hr.shape[-1] // cell_size
     scores.update({name: cells_of(s, grid) for name, s in found.items()})
     return {name: scores[name] for name in rewards}
+
+
+def differentiable_scores(
+    rewards: Mapping[str, Reward], group: Group, hr: torch.Tensor, color_fix: str = "none"
+) -> dict[str, torch.Tensor]:
+    """Scores (B, G) of whole pictures by the rewards with a weight, as `score_group`, with a graph.
+
+    Raises:
+        OptionError: a reward has no gradient.
+    """
+    with torch.autocast(hr.device.type, enabled=False):
+        images, hr = as_given_out(group, color_fix).float(), hr.float()
+        used = {name: reward for name, reward in rewards.items() if reward.weight > 0}
+        return {n: _mean(score_with_gradient(n, r, images, hr)) for n, r in used.items()}
 
 
 def _is_cut(reward: Reward) -> bool:

@@ -15,10 +15,16 @@ import torch
 from gdpo_sr.advantages import finite_std
 from gdpo_sr.config.train_options import TrainOptions
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
-from gdpo_sr.group.advantages import group_advantages, per_element, permute_scores, reward_values
+from gdpo_sr.group.advantages import (
+    group_advantages,
+    per_element,
+    permute_scores,
+    reward_values,
+    total_in_spreads,
+)
 from gdpo_sr.group.errors import Comparison, GroupInputs, at_least_float32, group_inputs
-from gdpo_sr.group.sample import Group, Sampling, sample_group
-from gdpo_sr.group.score import score_group, split_cells
+from gdpo_sr.group.sample import Group, Sampling, decoded_group, sample_group
+from gdpo_sr.group.score import differentiable_scores, score_group, split_cells
 from gdpo_sr.losses.base import GroupLoss, RewardValues
 from gdpo_sr.rewards.base import Reward
 from gdpo_sr.rewards.texture_share import texture_share
@@ -39,6 +45,7 @@ class ScoredGroup:
         texture: rho_d, (B,) or (B * cells,).
         advantages: (B, G), or (B, G, h, w) in cells; from `GroupStep.set_advantages`.
         values: what they are made of, if the loss needs it.
+        hr: (B, 3, H, W) in [0, 1], if the loss goes through the rewards.
     """
 
     group: Group
@@ -46,6 +53,7 @@ class ScoredGroup:
     texture: torch.Tensor
     advantages: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     values: RewardValues | None = None
+    hr: torch.Tensor | None = None
 
 
 class GroupStep:
@@ -81,7 +89,7 @@ class GroupStep:
             train.cell_size is not None,
             loss.same_noise,
             loss.imitates,
-            train.reuse_latents,
+            train.reuse_latents or loss.through_rewards,
             loss.needs_drift,
             train.group_chunk,
         )
@@ -98,7 +106,9 @@ class GroupStep:
         scores = score_group(self.rewards, group, hr, t.cell_size, t.reward.color_fix)
         if t.control == "permuted_advantages":
             scores = permute_scores(scores, self.random["control"])
-        return ScoredGroup(group, scores, self._texture(hr))
+        item = ScoredGroup(group, scores, self._texture(hr))
+        item.hr = hr if self.loss.through_rewards else None
+        return item
 
     def _texture(self, hr: torch.Tensor) -> torch.Tensor:
         """rho_d of every picture or cell."""
@@ -138,7 +148,26 @@ class GroupStep:
         self, item: ScoredGroup, inputs: GroupInputs, prediction: torch.Tensor
     ) -> LossOutput:
         """Loss of the policy's answers (B, N, c, h, w), and what to log."""
-        return self.loss(inputs.errors(prediction), item.advantages, item.values)
+        values = item.values
+        if self.loss.through_rewards:
+            values = self._values_of_policy(item, inputs, prediction)
+        return self.loss(inputs.errors(prediction), item.advantages, values)
+
+    def _values_of_policy(
+        self, item: ScoredGroup, inputs: GroupInputs, prediction: torch.Tensor
+    ) -> RewardValues:
+        """What the rewards of the policy's own restorations add up to, with its graph; each reward
+        in units of its spread in the group.
+        """
+        if item.hr is None:
+            raise ValueError("the loss goes through the rewards, but the group has no hr")
+        group, count = item.group, len(item.group.prompts)
+        group = decoded_group(self.network, group, inputs.noisy, prediction)
+        scores = differentiable_scores(self.rewards, group, item.hr, self.train.reward.color_fix)
+        spreads = {name: finite_std(s.detach(), -1) for name, s in scores.items()}
+        texture = item.texture.view(count, -1).mean(1)
+        total = total_in_spreads(scores, spreads, texture, self.rewards)
+        return RewardValues(total, finite_std(total.detach(), -1).mean())
 
     def __call__(self, item: ScoredGroup) -> LossOutput:
         """Loss of a group with a graph, and what to log."""

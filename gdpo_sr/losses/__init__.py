@@ -13,6 +13,7 @@ from gdpo_sr.losses.diffusion_nft import diffusion_nft_loss
 from gdpo_sr.losses.gdpo_loss import gdpo_loss
 from gdpo_sr.losses.grpo import grpo_loss
 from gdpo_sr.losses.multi_pair_dpo import multi_pair_dpo_loss
+from gdpo_sr.losses.reward_gradient import reward_gradient_loss
 from gdpo_sr.losses.reward_weighted import reward_weighted_loss
 from gdpo_sr.losses.sft_best import sft_best_loss
 from gdpo_sr.losses.vsd_loss import vsd_loss
@@ -34,6 +35,7 @@ __all__ = [
     "gdpo_loss",
     "grpo_loss",
     "multi_pair_dpo_loss",
+    "reward_gradient_loss",
     "reward_weighted_loss",
     "sft_best_loss",
     "vsd_loss",

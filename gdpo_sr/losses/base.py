@@ -53,6 +53,7 @@ class GroupLoss:
         acts: candidates are the actions of a Gaussian policy.
         action_sigma: its standard deviation.
         needs_drift: `GroupErrors.drift` is needed.
+        through_rewards: its `RewardValues` are of the policy's restorations, with a graph.
     """
 
     same_noise = False
@@ -62,6 +63,7 @@ class GroupLoss:
     acts = False
     action_sigma = 0.0
     needs_drift = False
+    through_rewards = False
 
     def __call__(
         self, errors: GroupErrors, advantages: torch.Tensor, values: RewardValues | None = None

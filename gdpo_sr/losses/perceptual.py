@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gdpo_sr.metrics.pyiqa_build import build
-from gdpo_sr.metrics.registry import resolve
+from gdpo_sr.metrics.registry import differentiable_metric
 from gdpo_sr.types import LossOutput, MetricError
 
 _EXAMPLES = "lpips-vgg, ms_ssim, ssim, gmsd, nlpd"
@@ -37,9 +36,8 @@ class PerceptualLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.name = name
-        theirs, merged = resolve(name, options)
-        metric: Any = build(theirs, device, {**merged, "as_loss": True})
-        self.metric = metric.requires_grad_(False)
+        metric: Any = differentiable_metric(name, device, **(options or {}))
+        self.metric = metric
         self.lower_better = bool(metric.lower_better)
         self.full_reference = metric.metric_mode == "FR"
         self._check_gradient(size, device)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from gdpo_sr.metrics.feature_maps import FEATURE_METRICS, FeatureMap
 from gdpo_sr.metrics.niqe_parameters import niqe_parameters
@@ -147,14 +148,31 @@ def create_metric(
         raise MetricError(
             f"metric '{name}' compares whole sets of images; choose one that scores single images"
         )
-    if name == "niqe" and "pretrained_model_path" not in merged:
-        with niqe_parameters() as path:
-            parameters = {**merged, "pretrained_model_path": str(path)}
-            model = build(theirs, device, parameters, allow_download)
-    else:
-        model = build(theirs, device, merged, allow_download)
+    model = _build(theirs, device, merged, allow_download)
     scorer = fast(model) if theirs in TWO_PASSES else model
     return Metric(name, scorer, bool(model.lower_better), model.metric_mode == "FR")
+
+
+def differentiable_metric(name: str, device: str = "cpu", **options: Any) -> nn.Module:
+    """The metric of pyiqa as a module that gives scores (N,) with a graph; arguments, and its
+    attributes `lower_better` and `metric_mode`, as pyiqa has them.
+
+    Raises:
+        MetricError: as `create_metric`.
+    """
+    theirs, merged = resolve(name, options)
+    scores = {"as_loss": True, "loss_reduction": "none"}
+    return _build(theirs, device, {**merged, **scores}).requires_grad_(False)
+
+
+def _build(
+    theirs: str, device: str, options: Mapping[str, Any], allow_download: bool = True
+) -> Any:
+    if theirs != "niqe" or "pretrained_model_path" in options:
+        return build(theirs, device, options, allow_download)
+    with niqe_parameters() as path:
+        parameters = {**options, "pretrained_model_path": str(path)}
+        return build(theirs, device, parameters, allow_download)
 
 
 def _of_features(name: str, device: str, options: Mapping[str, Any]) -> Metric:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
 
 from gdpo_sr.metrics import create_metric
+from gdpo_sr.metrics.registry import differentiable_metric
 from gdpo_sr.rewards.base import Kind, check_options, check_shapes
 from gdpo_sr.shared_random import draw_rows
 from gdpo_sr.types import OptionError
@@ -57,11 +59,13 @@ class IQAReward:
         self.kind = kind
         self.weight = weight
         self.metric = create_metric(metric_name, device, **(options or {}))
+        self._with_graph = partial(differentiable_metric, metric_name, device, **(options or {}))
         self._chunk = chunk
         self._flip_rng = flip_rng
 
     def __call__(self, candidates: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
-        """Scores (B, G) float32, higher is better, NaN where the metric fails; no gradient.
+        """Scores (B, G) float32, higher is better, NaN where the metric fails; with a graph if the
+        candidates have one, as far as the metric is differentiable.
 
         Args:
             candidates: (B, G, 3, H, W), RGB in [0, 1].
@@ -77,8 +81,18 @@ class IQAReward:
         references = hr.repeat_interleave(candidates.shape[1], dim=0)
         chunk = self._chunk or len(images)
         pairs = zip(images.split(chunk), references.split(chunk), strict=True)
-        scores = torch.cat([self.metric(part, reference) for part, reference in pairs])
+        graph = torch.is_grad_enabled() and candidates.requires_grad
+        score = self._differentiable if graph else self.metric
+        scores = torch.cat([score(part, reference) for part, reference in pairs])
         return (-scores if self.metric.lower_better else scores).reshape(candidates.shape[:2])
+
+    def _differentiable(self, images: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
+        """Scores (N,) with a graph; the metric is built at the first call."""
+        if isinstance(self._with_graph, partial):
+            self._with_graph = self._with_graph()
+        inputs = (images, references) if self.metric.full_reference else (images,)
+        # some metrics write into what they get
+        return self._with_graph(*(part.float().clone() for part in inputs)).reshape(-1)
 
 
 def flip_groups(

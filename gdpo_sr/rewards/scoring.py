@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 
 from gdpo_sr.rewards.base import Reward, check_shapes
-from gdpo_sr.types import GDPOSRError, MetricError
+from gdpo_sr.types import GDPOSRError, MetricError, OptionError
 
 _LOGGER = logging.getLogger("gdpo_sr")
 
@@ -37,6 +37,53 @@ def _scores(name: str, reward: Reward, candidates: torch.Tensor, hr: torch.Tenso
         scores = _one_by_one(reward, candidates, hr)
     check_scores(name, scores, candidates)
     return scores.float()
+
+
+def score_with_gradient(
+    name: str, reward: Reward, candidates: torch.Tensor, hr: torch.Tensor
+) -> torch.Tensor:
+    """Scores with a graph of candidates with one; shapes as `score_candidates`.
+
+    Raises:
+        OptionError: the reward has no gradient.
+    """
+    check_shapes(name, candidates, hr)
+    try:
+        scores = reward(candidates, hr)
+    except GDPOSRError:
+        raise
+    except Exception as error:  # numpy inside, or a picture too small
+        raise OptionError(_no_gradient(name, str(error) or type(error).__name__)) from error
+    check_scores(name, scores, candidates)
+    if not scores.requires_grad:
+        raise OptionError(_no_gradient(name, "its scores do not depend on the pixels for autograd"))
+    return scores.float()
+
+
+def _no_gradient(name: str, reason: str) -> str:
+    reason = " ".join(reason.split())[:120]
+    return (
+        f"reward '{name}' has no gradient ({reason}), but train.loss.type = reward_gradient needs "
+        "one: take others, such as psnr_y, ssim, gmsd, texture_energy or feature_distance"
+    )
+
+
+def check_gradients(rewards: Mapping[str, Reward], size: int, device: str) -> None:
+    """Try the rewards with a weight on pictures of `size` px that differ by noise.
+
+    Raises:
+        OptionError: one has no gradient.
+    """
+    rng = torch.Generator().manual_seed(0)
+    hr = torch.rand(1, 3, size, size, generator=rng) * 0.8 + 0.1
+    noise = 0.05 * torch.randn(1, 2, 3, size, size, generator=rng)
+    candidates = (hr[:, None] + noise).to(device).requires_grad_()
+    for name, reward in rewards.items():
+        if reward.weight > 0:
+            scores = score_with_gradient(name, reward, candidates, hr.to(device))
+            [gradient] = torch.autograd.grad(scores.sum(), candidates)
+            if not gradient.isfinite().all() or not gradient.any():
+                raise OptionError(_no_gradient(name, "it is 0 or not finite"))
 
 
 def check_scores(name: str, scores: torch.Tensor, candidates: torch.Tensor) -> None:

@@ -22,7 +22,6 @@ class FunctionMetric:
         self.lower_better = lower_better
         self._function = function
 
-    @torch.no_grad()
     def group(self, candidates: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
         """Scores (B, G) or (B, G, h, w) as the function gives them; shapes as `UserReward`.
 
@@ -45,6 +44,7 @@ class FunctionMetric:
             )
         return scores.float()
 
+    @torch.no_grad()
     def __call__(self, images: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
         """Scores (N,) of images (N, 3, H, W) against references of the same shape, in [0, 1]."""
         return self.group(images[:, None], references)[:, 0].reshape(len(images), -1).mean(1)

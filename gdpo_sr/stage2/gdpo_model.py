@@ -16,6 +16,7 @@ from gdpo_sr.checkpoints.lora import add_lora, save_lora
 from gdpo_sr.checkpoints.meaning import Meaning, given_in, resume_meaning
 from gdpo_sr.group.step import GroupStep, ScoredGroup
 from gdpo_sr.losses.preference import PreferenceLoss
+from gdpo_sr.rewards.scoring import check_gradients
 from gdpo_sr.stage2.build_rewards import build_loss, build_rewards
 from gdpo_sr.stage2.group_logs import group_logs
 from gdpo_sr.trainer.alarms import AlarmReport, Alarms
@@ -71,6 +72,8 @@ class GDPOModel(BaseModel):
         device = str(self.accelerator.device)
         self.rewards = build_rewards(o.train.reward, device, self.random["reward"])
         self.loss = build_loss(o.train.loss)
+        if self.loss.through_rewards:
+            check_gradients(self.rewards, o.datasets.train.gt_size, device)
         if isinstance(self.loss, PreferenceLoss):
             self.loss.scale.reduce = self._mean_over_processes
         self.step = GroupStep(self.generator, self.rewards, self.loss, o.train, self.random)

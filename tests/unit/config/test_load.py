@@ -188,7 +188,7 @@ def test_values_out_of_range(minimal, item, message):
 @pytest.mark.parametrize(
     ("item", "message"),
     [
-        ("train:loss={type: gdop}", "train.loss.type = 'gdop': did you mean 'gdpo'? known: dgpo"),
+        ("train:loss={type: gdop}", "train.loss.type = 'gdop': did you mean 'gdpo'? known: gdpo"),
         (
             "train:loss={type: grpo, sgima: 1}",
             "sgima = 1: unknown key; did you mean train.loss.",

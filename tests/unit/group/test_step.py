@@ -15,11 +15,14 @@ from gdpo_sr.checkpoints.lora import add_lora
 from gdpo_sr.config.train_options import DiversityOptions, TrainOptions
 from gdpo_sr.generators.load import build_generator, load_components
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
-from gdpo_sr.group.sample import Group, draw_noise
+from gdpo_sr.group.sample import Group, draw_noise, group_embeds, predict_group
 from gdpo_sr.group.step import GroupStep, ScoredGroup
 from gdpo_sr.losses import LOSSES, RewardValues
+from gdpo_sr.rewards.feature_reward import FeatureReward
+from gdpo_sr.rewards.iqa_reward import IQAReward
+from gdpo_sr.rewards.scoring import check_gradients
 from gdpo_sr.rewards.texture_share import texture_share
-from gdpo_sr.types import SRBatch
+from gdpo_sr.types import OptionError, SRBatch
 
 B, G = 2, 3
 LATENT = (12, 4, 4)
@@ -85,7 +88,8 @@ def item(network, by_element: bool = False, count: int = B) -> ScoredGroup:
     advantages = draw((count, G, *LATENT[1:]) if by_element else (count, G), 5)
     scores = {name: values for name in REWARDS}
     spread = RewardValues(values, values.std(-1).mean())
-    return ScoredGroup(group, scores, torch.full((count,), 0.5), advantages, spread)
+    hr = torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(6)).double()
+    return ScoredGroup(group, scores, torch.full((count,), 0.5), advantages, spread, hr)
 
 
 # Options
@@ -199,6 +203,57 @@ def test_how_groups_are_sampled(network):
     assert (other.sampling.action_sigma, other.sampling.chunk) == (0.3, 2)
     assert other.comparison.drift and other.comparison.chunk == 2
     assert DiversityOptions().steps(6) is None
+
+
+# Through the rewards
+
+
+def test_the_gradient_goes_through_the_rewards(network):
+    """Loss = kl_weight drift - mean of (1/2 close / its spread + 1/2 bright / its spread), of what
+    the policy makes of the group's states; spreads are without a graph.
+    """
+    fixed = reward_options(fixed_perception_weight=0.5)
+    step = make_step(network, LOSSES.get("reward_gradient")(0.3), reward=fixed, **LR)
+    scored = step.score(step.sample(batch()), batch().hr)
+    step.set_advantages([scored])
+    output = step(scored)
+    group = scored.group
+    embeds = group_embeds(network, group.prompts, G)
+    epsilon = predict_group(network, group.states, embeds)
+    latents = network.scheduler.predict_x0(group.states, epsilon)
+    images = network.decode(latents.flatten(0, 1)).unflatten(0, (B, G)) / 2 + 0.5
+    total = 0.3 * (epsilon - group.epsilon).square().mean()
+    for reward in REWARDS.values():
+        scores = reward(images.float(), batch().hr.float())
+        total = total - 0.5 * (scores / scores.detach().std(-1, keepdim=True)).mean()
+    torch.testing.assert_close(output.loss.double(), total.double(), rtol=1e-4, atol=1e-4)
+    ours, theirs = (torch.autograd.grad(x, parameters(network)) for x in (output.loss, total))
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-5)
+
+
+def test_rewards_without_a_gradient_are_named():
+    """PIQE counts blocks above thresholds; a reward that only reports need not have a gradient."""
+    rewards = {"piqe": IQAReward("piqe", "perception"), "psnr_y": IQAReward("psnr_y", "fidelity")}
+    with pytest.raises(OptionError, match="reward 'piqe' has no gradient .*such as psnr_y"):
+        check_gradients(rewards, 64, "cpu")
+    rewards["piqe"].weight = 0.0
+    rewards["tex"] = FeatureReward("texture_energy", "perception")
+    check_gradients(rewards, 64, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ({"update_input": "candidate"}, "needs update_input = lr, not candidate"),
+        ({**LR, "control": "permuted_advantages"}, "does not go with loss.type = reward_gradient"),
+    ],
+)
+def test_what_the_rewards_gradient_needs(train: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        TrainOptions.model_validate(
+            {"loss": {"type": "reward_gradient"}, "reward": reward_options(), **train}
+        )
 
 
 # Gradient in chunks

@@ -78,6 +78,10 @@ def case(groups: int = 3, size: int = 6, moved: float = 1e-3) -> Case:
     )
 
 
+RANKED = [n for n in LOSSES.names() if n not in ("grpo", "reward_gradient")]
+"""Losses whose first gradient is made of advantages."""
+
+
 # Registry
 
 
@@ -93,13 +97,14 @@ def test_every_loss_takes_its_options():
 @pytest.mark.parametrize(
     ("property_", "losses"),
     [
-        ("same_noise", {"diffusion_dpo", "multi_pair_dpo"}),
-        ("imitates", {"sft_best", "reward_weighted"}),
+        ("same_noise", {"dgpo", "diffusion_dpo", "multi_pair_dpo"}),
+        ("imitates", {"sft_best", "reward_weighted", "diffusion_nft"}),
         ("by_element", {*LOSSES.names()} - {"multi_pair_dpo"}),
         ("needs_values", {"multi_pair_dpo"}),
         ("acts", {"grpo"}),
         ("action_sigma", {"grpo"}),
-        ("needs_drift", set()),
+        ("needs_drift", {"diffusion_nft", "reward_gradient"}),
+        ("through_rewards", {"reward_gradient"}),
     ],
 )
 def test_what_each_loss_asks_of_the_step(property_: str, losses: set[str]):
@@ -118,7 +123,7 @@ def test_an_unknown_loss_is_named():
         LOSSES.get("gdop")
 
 
-@pytest.mark.parametrize("name", [n for n in LOSSES.names() if n != "grpo"])
+@pytest.mark.parametrize("name", RANKED)
 def test_a_tied_group_adds_no_gradient(name: str):
     s = case(2)
     s.advantages[0], s.rewards[0] = 0, 0.5
@@ -127,7 +132,7 @@ def test_a_tied_group_adds_no_gradient(name: str):
     assert s.policy.grad[1].abs().max() > 0
 
 
-@pytest.mark.parametrize("name", [n for n in LOSSES.names() if n != "grpo"])
+@pytest.mark.parametrize("name", RANKED)
 def test_the_best_candidate_is_learned_the_worst_is_not(name: str):
     s = case(moved=0)
     s(LOSSES.get(name)()).loss.backward()
@@ -293,7 +298,7 @@ def test_weights_of_cells_are_their_own():
     torch.testing.assert_close(found, sum(losses) / 2)
 
 
-@pytest.mark.parametrize("name", sorted({*BY_ELEMENT} - {"grpo"}))
+@pytest.mark.parametrize("name", sorted({*BY_ELEMENT} & {*RANKED}))
 def test_a_cell_that_ties_adds_no_gradient(name: str):
     advantages = draw(2, 3, 4, 8, seed=3)
     advantages[..., :4] = 0
