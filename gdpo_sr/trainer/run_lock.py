@@ -33,8 +33,10 @@ def run_lock(folder: Path, logger: logging.Logger) -> Iterator[None]:
     stream = _open(file)
     try:
         _take(stream, folder, logger)
-        yield
-        file.unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            file.unlink(missing_ok=True)
     finally:
         stream.close()
 

@@ -44,6 +44,14 @@ def test_the_lock_of_a_dead_process_is_taken_over(tmp_path: Path, caplog):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_run_that_ends_with_an_error_leaves_no_lock(tmp_path: Path, caplog):
+    with pytest.raises(OptionError), run_lock(tmp_path / "run", LOGGER):
+        raise OptionError("no such folder")
+    assert list(tmp_path.iterdir()) == []
+    with caplog.at_level(logging.WARNING), run_lock(tmp_path / "run", LOGGER):
+        assert caplog.text == ""
+
+
 def test_a_live_lock_is_held_against_other_processes(tmp_path: Path):
     def attempt() -> int:
         try:

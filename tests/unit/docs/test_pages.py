@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from docs.hooks.options_page import option_keys
+from gdpo_sr.losses import LOSSES
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
@@ -124,6 +125,20 @@ def test_the_search_for_commands_finds_some():
     calls = calls_in((ROOT / "docs" / "start.md").read_text("utf-8"))
     assert ("train.py", " -opt options/gdpo_sr.yml") in calls
     assert {command for command, _ in calls} >= {"inference.py", "evaluate.py"}
+
+
+def test_every_loss_is_in_the_method():
+    text = (ROOT / "docs" / "method.md").read_text("utf-8")
+    assert [loss for loss in LOSSES.names() if f"`{loss}`" not in text] == []
+
+
+def test_troubleshooting_has_the_pains_that_were_asked_for():
+    """The issue asks for 25 or more, each with what happens here."""
+    rows = re.findall(
+        r"^\| (.+?) \| (.+?) \|$", (ROOT / "docs" / "troubleshooting.md").read_text("utf-8"), re.M
+    )
+    pains = [(pain, answer) for pain, answer in rows if pain != "pain"]
+    assert len(pains) >= 25 and all(len(answer) > 20 for _, answer in pains)
 
 
 @pytest.mark.parametrize("page", DOCUMENTS, ids=name)
