@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 
 from gdpo_sr.metrics.registry import create_metric
-from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline, RestoreOptions
+from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline
+from gdpo_sr.pipelines.restorer import RestoreOptions, Restorer
 from gdpo_sr.restore.options import FolderOptions
 from gdpo_sr.restore.plan import plan
 from gdpo_sr.restore.restore_folder import restore_folder
@@ -54,7 +55,8 @@ def scores(
     with tempfile.TemporaryDirectory() as folder:
         settings = FolderOptions(RestoreOptions(t_add=t_add), Path(folder), args.seed, **options)
         jobs = plan([str(args.input)], folder)
-        restore_folder(jobs, pipe, settings, _must_work, lambda image: -float(chooser(image)))
+        restorer = Restorer(pipe.generator, pipe.device)
+        restore_folder(jobs, restorer, settings, _must_work, lambda image: -float(chooser(image)))
         results = [read_image(job.target)[None] for job in jobs]
     truths = {path.stem: path for path in list_images(args.truth)}
     originals = [read_image(truths[job.source.stem])[None] for job in jobs]

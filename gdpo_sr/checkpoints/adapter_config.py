@@ -8,12 +8,13 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
-
-from peft import LoraConfig
+from typing import TYPE_CHECKING, Any
 
 from gdpo_sr.generators.families import AUTOENCODERS, NETWORKS
 from gdpo_sr.types import CheckpointError
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 CONFIG_FILE = "adapter_config.json"
 _OTHER_KINDS = (
@@ -46,6 +47,8 @@ def read_config(file: Path) -> LoraConfig:
         CheckpointError: the file is damaged, a value is of a wrong kind, or the adapter is of
             another kind than LoRA.
     """
+    from peft import LoraConfig
+
     try:
         values = json.loads(file.read_bytes())
     except (OSError, ValueError) as error:

@@ -6,12 +6,10 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
-from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
-from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
@@ -22,6 +20,10 @@ from gdpo_sr.checkpoints.meaning import STAGE1_FILE, Meaning, read_meaning
 from gdpo_sr.generators.families import network_family
 from gdpo_sr.types import CheckpointError
 from gdpo_sr.writer import new_folder, write_file
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONV_IN_FILE, VAE_FOLDER = "conv_in.safetensors", "vae"
@@ -64,6 +66,8 @@ def add_lora(
 
 def lora_config(rank: int, alpha: int | None, dropout: float, targets: str) -> LoraConfig:
     """PEFT's config of an adapter as this package makes them."""
+    from peft import LoraConfig
+
     return LoraConfig(
         r=rank,
         lora_alpha=PEFT_DEFAULT_ALPHA if alpha is None else alpha,
@@ -100,9 +104,14 @@ def adapter_layers(unet: nn.Module) -> list[BaseTunerLayer]:
     names = tuple(getattr(unet, "peft_config", ()))
     known = _LAYERS.get(unet)
     if known is None or known[0] != names:
-        found = [m for m in unet.modules() if isinstance(m, BaseTunerLayer)] if names else []
-        known = _LAYERS[unet] = (names, found)
+        known = _LAYERS[unet] = (names, _find_layers(unet) if names else [])
     return known[1]
+
+
+def _find_layers(unet: nn.Module) -> list[BaseTunerLayer]:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return [module for module in unet.modules() if isinstance(module, BaseTunerLayer)]
 
 
 @contextmanager
@@ -138,6 +147,8 @@ def adapter_active(unet: nn.Module, name: str) -> Iterator[None]:
 
 def adapter_of(unet: nn.Module, name: str = "default") -> Adapter:
     """Config and tensors, on the CPU, of an adapter of `unet`."""
+    from peft import get_peft_model_state_dict
+
     weights = get_peft_model_state_dict(unet, adapter_name=name)
     tensors = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
     return Adapter(unet.peft_config[name], tensors)
@@ -221,6 +232,8 @@ def attach_lora(
     Raises:
         CheckpointError: it does not fit this network.
     """
+    from peft import set_peft_model_state_dict
+
     config, tensors = adapter
     check_fit(unet, config, tensors, source)
     _add_adapter(unet, config, name)

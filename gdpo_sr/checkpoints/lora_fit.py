@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from peft import LoraConfig
-from peft.tuners.tuners_utils import check_target_module_exists
-from peft.utils.other import get_pattern_key
 from torch import nn
 
 from gdpo_sr.checkpoints.adapter_config import CONFIG_FILE, check_patterns
 from gdpo_sr.types import CheckpointError
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 _THAT_BASE = "use the base that it was trained on"
 
@@ -29,6 +30,8 @@ def check_fit(
     Raises:
         CheckpointError: they do not belong together, or a value is not finite.
     """
+    from peft.tuners.tuners_utils import check_target_module_exists
+
     modules = dict(network.named_modules())
     check_patterns(config, modules, source)
     saved = _module_names(tensors, source)
@@ -87,6 +90,8 @@ def _check_tensor(
 
 def _check_rank(config: LoraConfig, key: str, tensor: torch.Tensor, source: str | Path) -> None:
     """The config's rank is the tensor's: torch would only say that sizes do not match."""
+    from peft.utils.other import get_pattern_key
+
     module_name, _, kind = key.partition(".lora_")
     pattern = get_pattern_key(config.rank_pattern.keys(), module_name)
     expected = config.rank_pattern.get(pattern, config.r)

@@ -10,17 +10,19 @@ import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from gdpo_sr.config.network_options import NetworkOptions
 from gdpo_sr.config.yaml_file import read_yaml
 from gdpo_sr.generators.families import network_family
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
 from gdpo_sr.types import CheckpointError, OptionError
 from gdpo_sr.writer import write_file
+
+if TYPE_CHECKING:
+    from gdpo_sr.config.network_options import NetworkOptions
 
 MEANING_FILE = "gdpo_sr.json"
 STAGE1_FILE = "stage1.json"

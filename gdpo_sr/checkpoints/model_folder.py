@@ -8,10 +8,9 @@ the prompt in model_index.json) it leaves alone, and we read it again.
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import diffusers
 
 from gdpo_sr.generators.load import no_progress_bar
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
@@ -49,7 +48,7 @@ def write_model(components: dict[str, Any], folder: Path) -> None:
     plain = all(_library(components[part]) in _LIBRARIES for part in PARTS if part != "scheduler")
     index = {
         "_class_name": "OneStepSRPipeline",
-        "_diffusers_version": diffusers.__version__,
+        "_diffusers_version": version("diffusers"),
         "prompt": components["prompt"],
         **{part: [_library(components[part]), _class(components[part])] for part in PARTS},
     }

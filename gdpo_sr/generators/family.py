@@ -17,14 +17,19 @@ class NetworkFamily:
     """A kind of network that turns noisy latents into a prediction, called once per output.
 
     Attributes:
-        network: its class, in diffusers' manner: `from_pretrained`, `config.in_channels`.
         lora_targets: regular expression of the whole names of modules that get a LoRA.
         input_layer: the convolution that stage 1 trains in full, which takes the noisy latents.
     """
 
-    network: type[nn.Module]
     lora_targets: str
     input_layer: str
+
+    @property
+    def network(self) -> type[nn.Module]:
+        """Its class, in diffusers' manner: `from_pretrained`, `config.in_channels`. A library is
+        imported here, when the class is asked for.
+        """
+        raise NotImplementedError
 
     def check(self, config: Mapping[str, Any], folder: Path) -> None:
         """Raise CheckpointError for a config in `folder` that this family cannot run."""
@@ -58,12 +63,15 @@ class AutoencoderFamily:
     """A kind of autoencoder with AutoencoderKL's interface.
 
     Attributes:
-        network: its class.
         lora_targets: of its encoder, as in `NetworkFamily`.
     """
 
-    network: type[nn.Module]
     lora_targets: str
+
+    @property
+    def network(self) -> type[nn.Module]:
+        """Its class, imported when it is asked for."""
+        raise NotImplementedError
 
     def pixels_per_latent(self, network: nn.Module) -> int:
         """Side, in pixels, of the square that one latent pixel covers."""

@@ -9,19 +9,47 @@ candidates costs no information. `research/base` chooses the coefficients.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
-from diffusers.loaders import PeftAdapterMixin
-from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
-from diffusers.models.modeling_outputs import AutoencoderKLOutput
-from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 
 from gdpo_sr.generators.family import AutoencoderFamily
+from gdpo_sr.generators.saved import SavedNetwork, follows_offloading, keeps_config
 
 
-class LappedAutoencoder(ModelMixin, ConfigMixin, PeftAdapterMixin):
+class Point(NamedTuple):
+    """A posterior without spread, with the interface of diffusers' Gaussian one."""
+
+    mean: torch.Tensor
+
+    @property
+    def std(self) -> torch.Tensor:
+        """Zeros."""
+        return torch.zeros_like(self.mean)
+
+    def mode(self) -> torch.Tensor:
+        """The mean."""
+        return self.mean
+
+    def sample(self, rng: torch.Generator | None = None) -> torch.Tensor:
+        """The mean."""
+        return self.mean
+
+
+class Encoded(NamedTuple):
+    """What `encode` of a diffusers' autoencoder returns."""
+
+    latent_dist: Point
+
+
+class Decoded(NamedTuple):
+    """What `decode` of a diffusers' autoencoder returns: `sample` (N, 3, H, W)."""
+
+    sample: torch.Tensor
+
+
+class LappedAutoencoder(SavedNetwork):
     """One strided convolution each way.
 
     Pictures are (N, 3, H, W) in [-1, 1], latents (N, latent_channels, H/p, W/p).
@@ -33,7 +61,7 @@ class LappedAutoencoder(ModelMixin, ConfigMixin, PeftAdapterMixin):
             divided before `decode`.
     """
 
-    @register_to_config
+    @keeps_config
     def __init__(
         self, patch_size: int = 4, latent_channels: int = 12, scaling_factor: float = 1.0
     ) -> None:
@@ -60,21 +88,17 @@ class LappedAutoencoder(ModelMixin, ConfigMixin, PeftAdapterMixin):
         for axis, dim in enumerate((2, 3)):
             self.parity[:, axis] = (kernels * kernels.flip(dim)).sum(dim=(1, 2, 3)).sign()
 
-    @apply_forward_hook
-    def encode(self, x: torch.Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple:
+    @follows_offloading
+    def encode(self, x: torch.Tensor) -> Encoded:
         """Posterior over latents; its spread is zero, so `sample()` equals `mode()`."""
-        mean = self.encoder(mirrored(x, self.config.patch_size // 2))
-        logvar = torch.full_like(mean, -30.0)
-        posterior = DiagonalGaussianDistribution(torch.cat([mean, logvar], 1), deterministic=True)
-        return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
+        return Encoded(Point(self.encoder(mirrored(x, self.config.patch_size // 2))))
 
-    @apply_forward_hook
-    def decode(self, z: torch.Tensor, return_dict: bool = True) -> DecoderOutput | tuple:
+    @follows_offloading
+    def decode(self, z: torch.Tensor) -> Decoded:
         """Pictures of latents (N, latent_channels, h, w); not clamped."""
         border = 3 * self.config.patch_size // 2
         image = self.decoder(self._with_mirrored_blocks(z))
-        image = image[..., border:-border, border:-border]
-        return DecoderOutput(sample=image) if return_dict else (image,)
+        return Decoded(image[..., border:-border, border:-border])
 
     def _with_mirrored_blocks(self, z: torch.Tensor) -> torch.Tensor:
         """One more latent pixel on each side: the block that a mirrored picture has there."""
@@ -96,8 +120,11 @@ def mirrored(x: torch.Tensor, border: int) -> torch.Tensor:
 class LappedFamily(AutoencoderFamily):
     """Its encoder is one convolution."""
 
-    network = LappedAutoencoder
     lora_targets = "encoder"
+
+    @property
+    def network(self) -> type[nn.Module]:
+        return LappedAutoencoder
 
     def pixels_per_latent(self, network: nn.Module) -> int:
         return network.config.patch_size

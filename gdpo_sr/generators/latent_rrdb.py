@@ -9,16 +9,15 @@ transform of `LappedAutoencoder`.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
-from diffusers.loaders import PeftAdapterMixin
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import nn
 
 from gdpo_sr.generators.family import NetworkFamily
 from gdpo_sr.generators.lapped_autoencoder import mirrored
+from gdpo_sr.generators.saved import SavedNetwork, keeps_config
 
 _SLOPE = 0.2
 _RESIDUAL = 0.2
@@ -59,7 +58,13 @@ class RRDB(nn.Module):
         return x + _RESIDUAL * self.rdb3(self.rdb2(self.rdb1(x)))
 
 
-class LatentRRDBNet(ModelMixin, ConfigMixin, PeftAdapterMixin):
+class Prediction(NamedTuple):
+    """What a network of diffusers returns: `sample` (N, c, h, w)."""
+
+    sample: torch.Tensor
+
+
+class LatentRRDBNet(SavedNetwork):
     """Restored latents from noisy ones, both (N, in_channels, h, w).
 
     It predicts the sample (x0), so its scheduler must have ``prediction_type: sample``. Prompt and
@@ -74,7 +79,7 @@ class LatentRRDBNet(ModelMixin, ConfigMixin, PeftAdapterMixin):
         block_out_channels: one entry, since the network has one resolution.
     """
 
-    @register_to_config
+    @keeps_config
     def __init__(
         self,
         in_channels: int = 24,
@@ -107,13 +112,11 @@ class LatentRRDBNet(ModelMixin, ConfigMixin, PeftAdapterMixin):
         sample: torch.Tensor,
         timestep: torch.Tensor | float | int | None = None,
         encoder_hidden_states: torch.Tensor | None = None,
-        return_dict: bool = True,
-    ) -> UNet2DConditionOutput | tuple[torch.Tensor]:
+    ) -> Prediction:
         """The restored latents of `sample` (N, c, h, w)."""
         picture = self.picture(sample)
         border = self.config.patch_size // 2
-        restored = self.encoder(mirrored(picture * 2 - 1, border))
-        return UNet2DConditionOutput(sample=restored) if return_dict else (restored,)
+        return Prediction(self.encoder(mirrored(picture * 2 - 1, border)))
 
     def picture(self, sample: torch.Tensor) -> torch.Tensor:
         """The restored picture (N, 3, 4h, 4w), about in [0, 1], of noisy latents (N, c, h, w)."""
@@ -138,9 +141,12 @@ class LatentRRDBFamily(NetworkFamily):
     0.43 dB and made pictures soft (NIQE +1.7, PIQE +18).
     """
 
-    network = LatentRRDBNet
     lora_targets = r"(.*\.)?conv[12]|noise_in"
     input_layer = "noise_in"
+
+    @property
+    def network(self) -> type[nn.Module]:
+        return LatentRRDBNet
 
     def blocks(self, network: nn.Module) -> list[nn.Module]:
         return list(network.body)

@@ -12,14 +12,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import CLIPTextModel, CLIPTokenizer
-from transformers.utils import logging
 
 from gdpo_sr.generators.base_folder import Base, base_folder, part_folder
 from gdpo_sr.generators.families import AUTOENCODERS, NETWORKS, Family, network_family
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
 from gdpo_sr.generators.one_step import OneStepScheduler
-from gdpo_sr.generators.prompts import PromptEncoder
+from gdpo_sr.generators.prompts import NoPrompts, PromptEncoder
 from gdpo_sr.types import CheckpointError
 
 _UNSUPPORTED = ("trained_betas", "rescale_betas_zero_snr")
@@ -32,10 +30,9 @@ def _load_part(cls: Any, folder: Path, **options: Any) -> torch.nn.Module:
     Raises:
         CheckpointError: weights are missing.
     """
-    with no_progress_bar():
-        network, report = cls.from_pretrained(
-            folder, use_safetensors=True, output_loading_info=True, **options
-        )
+    network, report = cls.from_pretrained(
+        folder, use_safetensors=True, output_loading_info=True, **options
+    )
     missing = sorted(report["missing_keys"])
     if missing:
         raise CheckpointError(
@@ -48,6 +45,8 @@ def _load_part(cls: Any, folder: Path, **options: Any) -> torch.nn.Module:
 @contextmanager
 def no_progress_bar() -> Iterator[None]:
     """Keep the library's bar, one per text encoder, out of the commands' output."""
+    from transformers.utils import logging
+
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
@@ -119,7 +118,9 @@ def load_text_encoder(folder: Path, dtype: torch.dtype = torch.float32) -> torch
     Raises:
         CheckpointError: it is missing, or its weights do not fit its config.
     """
-    with _told_as_checkpoint_error(folder):
+    from transformers import CLIPTextModel
+
+    with _told_as_checkpoint_error(folder), no_progress_bar():
         return _load_part(CLIPTextModel, folder / "text_encoder", dtype=dtype)
 
 
@@ -150,29 +151,64 @@ def load_components(
         CheckpointError: a part is missing or its weights do not fit its config.
         OptionError: a timestep is outside the schedule.
     """
+    parts = _load_networks(base, revision, dtype, unet, vae)
+    parts["scheduler"].set_timesteps_pair(t_add, t_diff)
+    return parts | _load_text(base_folder(base, revision), dtype, parts["unet"], unet)
+
+
+def load_generator(
+    base: Base,
+    revision: str | None = None,
+    t_add: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    unet: str | Path | None = None,
+    vae: str | Path | None = None,
+) -> NoiseAwareGenerator:
+    """The generator over a base, for restoring: without what reads prompts if its network reads
+    none. Arguments and errors as of `load_components`.
+    """
+    parts = _load_networks(base, revision, dtype, unet, vae)
+    parts["scheduler"].set_timesteps_pair(t_add)
+    if network_family(parts["unet"]).text_width(parts["unet"]) is not None:
+        parts |= _load_text(base_folder(base, revision), dtype, parts["unet"], unet)
+    return build_generator(parts)
+
+
+def _load_networks(
+    base: Base,
+    revision: str | None,
+    dtype: torch.dtype,
+    unet: str | Path | None,
+    vae: str | Path | None,
+) -> dict[str, Any]:
+    """unet, vae, scheduler and prompt."""
     folder = base_folder(base, revision)
     unet_folder = folder / "unet" if unet is None else part_folder(unet, "unet")
     vae_folder = folder / "vae" if vae is None else part_folder(vae, "vae")
     with _told_as_checkpoint_error(folder):
         scheduler = load_scheduler(folder / "scheduler")
-        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
         prompt = _saved_prompt(folder)
     with _told_as_checkpoint_error(unet_folder):
         network = load_network(unet_folder, dtype)
     with _told_as_checkpoint_error(vae_folder):
         autoencoder = load_vae(vae_folder, dtype)
-    text_encoder = load_text_encoder(folder, dtype)
     _check_latents(network, autoencoder, unet_folder, vae_folder)
-    _check_text(network, text_encoder, unet_folder, folder)
-    scheduler.set_timesteps_pair(t_add, t_diff)
-    return {
-        "unet": network,
-        "vae": autoencoder,
-        "text_encoder": text_encoder,
-        "tokenizer": tokenizer,
-        "scheduler": scheduler,
-        "prompt": prompt,
-    }
+    return {"unet": network, "vae": autoencoder, "scheduler": scheduler, "prompt": prompt}
+
+
+def _load_text(
+    folder: Path, dtype: torch.dtype, network: torch.nn.Module, unet: str | Path | None
+) -> dict[str, Any]:
+    """text_encoder and tokenizer of the base in `folder`, which fit a network, loaded from there or
+    from `unet`.
+    """
+    from transformers import CLIPTokenizer
+
+    with _told_as_checkpoint_error(folder):
+        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    text_encoder = load_text_encoder(folder, dtype)
+    _check_text(network, text_encoder, folder / "unet" if unet is None else unet, folder)
+    return {"text_encoder": text_encoder, "tokenizer": tokenizer}
 
 
 @contextmanager
@@ -197,7 +233,7 @@ def _check_latents(unet: Any, vae: Any, unet_folder: Path, vae_folder: Path) -> 
         )
 
 
-def _check_text(unet: Any, text_encoder: Any, unet_folder: Path, folder: Path) -> None:
+def _check_text(unet: Any, text_encoder: Any, unet_folder: str | Path, folder: Path) -> None:
     """Raise CheckpointError if the UNet takes embeddings that the text encoder does not make."""
     wanted, width = network_family(unet).text_width(unet), text_encoder.config.hidden_size
     if wanted not in (None, width):
@@ -213,8 +249,12 @@ def _saved_prompt(folder: Path) -> str:
 
 
 def build_generator(components: dict[str, Any]) -> NoiseAwareGenerator:
-    """The generator over loaded parts, in evaluation mode, nothing trainable."""
-    encoder = PromptEncoder(components["text_encoder"], components["tokenizer"])
+    """The generator over loaded parts, in evaluation mode, nothing trainable; without a text
+    encoder it reads no prompts.
+    """
+    encoder = NoPrompts()
+    if components.get("text_encoder") is not None:
+        encoder = PromptEncoder(components["text_encoder"], components["tokenizer"])
     generator = NoiseAwareGenerator(
         components["unet"],
         components["vae"],

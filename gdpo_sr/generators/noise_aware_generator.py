@@ -14,7 +14,7 @@ from torch import nn
 
 from gdpo_sr.generators.families import autoencoder_family, network_family
 from gdpo_sr.generators.one_step import OneStepScheduler
-from gdpo_sr.generators.prompts import PromptEncoder, prompts_behind
+from gdpo_sr.generators.prompts import NoPrompts, PromptEncoder, prompts_behind
 
 
 class NoiseAwareGenerator(nn.Module):
@@ -32,7 +32,7 @@ class NoiseAwareGenerator(nn.Module):
         self,
         unet: nn.Module,
         vae: nn.Module,
-        prompt_encoder: PromptEncoder,
+        prompt_encoder: PromptEncoder | NoPrompts,
         scheduler: OneStepScheduler,
         prompt: str = "",
     ) -> None:

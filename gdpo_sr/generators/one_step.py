@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import torch
-from diffusers import ConfigMixin, SchedulerMixin
-from diffusers.configuration_utils import register_to_config
 
 from gdpo_sr.generators.diffusion_math import (
     add_noise,
@@ -13,12 +11,13 @@ from gdpo_sr.generators.diffusion_math import (
     epsilon_from_v,
     predict_x0,
 )
+from gdpo_sr.generators.saved import Saved, keeps_config
 from gdpo_sr.types import OptionError
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 
-class OneStepScheduler(SchedulerMixin, ConfigMixin):
+class OneStepScheduler(Saved):
     """The unequal-timestep strategy of GDPO-SR (arXiv 2603.16769, section 3.1).
 
     Args:
@@ -32,9 +31,8 @@ class OneStepScheduler(SchedulerMixin, ConfigMixin):
     """
 
     config_name = "scheduler_config.json"
-    order = 1
 
-    @register_to_config
+    @keeps_config
     def __init__(
         self,
         num_train_timesteps: int = 1000,

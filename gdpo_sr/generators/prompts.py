@@ -16,6 +16,25 @@ def prompts_behind(captions: Sequence[str], words: str) -> list[str]:
     return [", ".join(filter(None, (caption, words))) for caption in captions]
 
 
+class NoPrompts(nn.Module):
+    """In place of a `PromptEncoder` for a network that reads no prompts: nothing to load."""
+
+    text_encoder = tokenizer = None
+
+    def forward(self, prompts: list[str]) -> torch.Tensor:
+        """Zeros (N, 1, 1)."""
+        return torch.zeros(len(prompts), 1, 1)
+
+    def release(self, prompts: Sequence[str], reload: Callable[[], nn.Module]) -> None:
+        """Nothing is in memory."""
+
+    def whole_text_encoder(self) -> None:
+        """None."""
+
+    def clear(self) -> None:
+        """Nothing is remembered."""
+
+
 class PromptEncoder(nn.Module):
     """CLIP text encoder and tokenizer behind a memory of embeddings.
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 
 from gdpo_sr.generators.family import AutoencoderFamily, NetworkFamily
@@ -21,12 +20,17 @@ class UNetFamily(NetworkFamily):
     released code; the time embedding is left out.
     """
 
-    network = UNet2DConditionModel
     lora_targets = (
         r"(.*\.)?(conv_in|conv_out|conv1|conv2|conv|conv_shortcut|proj_in|proj_out"
         r"|to_q|to_k|to_v|to_out\.0|ff\.net\.0\.proj|ff\.net\.2)"
     )
     input_layer = "conv_in"
+
+    @property
+    def network(self) -> type[nn.Module]:
+        from diffusers import UNet2DConditionModel
+
+        return UNet2DConditionModel
 
     def check(self, config: Mapping[str, Any], folder: Path) -> None:
         """SDXL's UNet wants a pooled text and picture sizes beside the prompt."""
@@ -55,11 +59,16 @@ class UNetFamily(NetworkFamily):
 class AutoencoderKLFamily(AutoencoderFamily):
     """LoRA is on convolutions and attention of the encoder, as in the released code."""
 
-    network = AutoencoderKL
     lora_targets = (
         r"quant_conv|encoder\.(.*\.)?"
         r"(conv_in|conv_out|conv1|conv2|conv|conv_shortcut|to_q|to_k|to_v|to_out\.0)"
     )
+
+    @property
+    def network(self) -> type[nn.Module]:
+        from diffusers import AutoencoderKL
+
+        return AutoencoderKL
 
     def pixels_per_latent(self, network: nn.Module) -> int:
         return 2 ** (len(network.config.block_out_channels) - 1)

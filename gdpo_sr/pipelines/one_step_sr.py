@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +20,11 @@ from gdpo_sr.checkpoints.model_folder import components_of, write_model
 from gdpo_sr.generators.base_folder import Base
 from gdpo_sr.generators.load import build_generator, load_components
 from gdpo_sr.generators.one_step import OneStepScheduler
-from gdpo_sr.pipelines.color_fix_rows import fix_rows
-from gdpo_sr.pipelines.memory_limits import Tiling, first_that_fits, plan_tilings
-from gdpo_sr.pipelines.noise_field import NoiseField, draw_seed
+from gdpo_sr.pipelines.noise_field import draw_seed
 from gdpo_sr.pipelines.picture_inputs import Picture, check_arguments, check_kinds, to_tensors
-from gdpo_sr.pipelines.tiled_restoration import TileRestorer
+from gdpo_sr.pipelines.restorer import RestoreOptions, Restorer, RestoreReport, RowSink
 from gdpo_sr.types import CheckpointError, OptionError
 from gdpo_sr.utils.resample import Frame, ResizedView, frame_for
-from gdpo_sr.utils.tiling import TileGrid
-
-RowSink = Callable[[int, torch.Tensor], None]
-"""Takes the first row and finished rows (P, G, 3, r, W) float32 in [0, 1], on the model's device.
-Rows come in order; after a shortage of memory they may begin again at row 0."""
 
 
 @dataclass
@@ -43,35 +35,6 @@ class OneStepSROutput(BaseOutput):
     """
 
     images: list[Image.Image] | np.ndarray | torch.Tensor
-
-
-@dataclass(frozen=True)
-class RestoreOptions:
-    """What `OneStepSRPipeline.__call__` takes besides pictures, size and noise."""
-
-    t_add: int | None = None
-    prompt: str | None = None
-    color_fix: str = "wavelet"
-    tile: int | None = None
-    tile_overlap: int = 16
-    batch_size: int = 1
-
-
-@dataclass(frozen=True)
-class RestoreReport:
-    """How pictures were restored.
-
-    Attributes:
-        tile: side of the tiles in latent pixels; None for whole pictures.
-        tiles: their number per picture.
-        retried: tiles that half precision could not compute and float32 did.
-        shortages: messages, one for each time that memory ran out.
-    """
-
-    tile: int | None
-    tiles: int
-    retried: int = 0
-    shortages: list[str] = field(default_factory=list)
 
 
 class OneStepSRPipeline(DiffusionPipeline):
@@ -185,8 +148,7 @@ class OneStepSRPipeline(DiffusionPipeline):
 
     def compile(self) -> None:
         """Compile the networks by `torch.compile`, which happens when they first run."""
-        for network in (self.unet, self.vae.encoder, self.vae.decoder):
-            network.compile()
+        Restorer(self.generator, self._execution_device).compile()
 
     def to(self, *args: Any, **kwargs: Any) -> OneStepSRPipeline:
         """Move or cast every part; embeddings of the old device and type are forgotten."""
@@ -265,55 +227,10 @@ class OneStepSRPipeline(DiffusionPipeline):
         seeds: Sequence[Sequence[int]],
         options: RestoreOptions,
     ) -> RestoreReport:
-        """Restore pictures of one size and give their rows, from the top, to `sink`.
-
-        Memory is needed for the sources, for one row of tiles and for what the sink keeps, not
-        for the whole output.
-
-        Args:
-            sink: takes the rows.
-            pictures: P tensors (3, h, w) in [0, 1] of one size.
-            frame: size of the output.
-            seeds: G noise seeds for each picture.
-            options: everything else.
-
-        Raises:
-            OptionError: `t_add`, `tile` or `color_fix` is outside its range.
-            ImageError: no finite result, or too little memory for the smallest tiles.
-        """
-        if options.t_add is not None:
-            self.scheduler.check_timestep("t_add", options.t_add)
-        device = self._execution_device
-        views = [ResizedView(p.to(device, torch.float32), frame) for p in pictures]
-        channels = self.vae.config.latent_channels
-        fields = [[NoiseField(seed, channels) for seed in group] for group in seeds]
+        """`Restorer.restore_into` with the saved prompt."""
         prompt = self.config.prompt if options.prompt is None else options.prompt
-        embeds = self.generator.prompt_encoder([prompt]).to(device)
-
-        def attempt(tiling: Tiling) -> RestoreReport:
-            grid = self._grid(frame, tiling)
-            restorer = TileRestorer(self.generator, embeds, options.t_add, tiling.batch_size)
-            rows = restorer.rows(views, fields, grid)
-            for top, part in fix_rows(options.color_fix, rows, views):
-                sink(top, part)
-            return RestoreReport(tiling.tile, len(grid), restorer.retried)
-
-        side = max(frame.height, frame.width) / self.generator.pixels_per_latent
-        tilings = plan_tilings(side, options.tile, options.tile_overlap, options.batch_size)
-        report, shortages = first_that_fits(attempt, tilings)
-        if report.retried:
-            logging.getLogger("gdpo_sr").warning(
-                "%d tiles were not finite in %s and computed again in float32",
-                report.retried,
-                self.unet.dtype,
-            )
-        return replace(report, shortages=shortages)
-
-    def _grid(self, frame: Frame, tiling: Tiling) -> TileGrid:
-        ratio = self.generator.pixels_per_latent
-        tile = None if tiling.tile is None else tiling.tile * ratio
-        multiple = self.generator.size_multiple
-        return TileGrid(frame.height, frame.width, tile, tiling.overlap * ratio, multiple)
+        restorer = Restorer(self.generator, self._execution_device)
+        return restorer.restore_into(sink, pictures, frame, seeds, replace(options, prompt=prompt))
 
 
 class _Canvas:

@@ -5,24 +5,21 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-import diffusers
 import torch
-import transformers
-from accelerate import PartialState
-from accelerate.utils import gather_object
 from tqdm import tqdm
 
+from gdpo_sr.checkpoints.load_adapter import load_adapter, merge_adapters
 from gdpo_sr.checkpoints.lora import find_adapter
-from gdpo_sr.checkpoints.meaning import Meaning, base_of, read_meaning, tell_override
+from gdpo_sr.checkpoints.meaning import Meaning, base_of, read_meaning
 from gdpo_sr.data.captions import file_captions
 from gdpo_sr.generators.base_folder import base_folder
-from gdpo_sr.generators.load import load_text_encoder
-from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline, RestoreOptions
+from gdpo_sr.generators.load import load_generator, load_text_encoder
 from gdpo_sr.pipelines.picture_inputs import check_arguments
+from gdpo_sr.pipelines.restorer import RestoreOptions, Restorer
 from gdpo_sr.restore import manifest
 from gdpo_sr.restore.candidate_sink import Score
 from gdpo_sr.restore.contact_sheet import write_sheet
@@ -32,13 +29,14 @@ from gdpo_sr.restore.restore_folder import restore_folder
 from gdpo_sr.restore.settings import Settings, Standing, settings_of, standing
 from gdpo_sr.types import OptionError
 from gdpo_sr.utils.devices import checked_device
+from gdpo_sr.utils.lean_imports import quiet_libraries
+from gdpo_sr.utils.processes import gather, this_process
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _BAR = (  # always pictures a second, never seconds a picture
     "inference: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}, {remaining} left, "
     "{rate_noinv_fmt}]"
 )
-_LONGEST_WAIT = timedelta(days=7)  # of a process for the others, which may have more to do
 
 
 def run(args: argparse.Namespace, jobs: list[Job]) -> int:
@@ -46,7 +44,7 @@ def run(args: argparse.Namespace, jobs: list[Job]) -> int:
     _check(args)
     _choose_base(args)
     device = checked_device(args.device) if args.device else None
-    state = PartialState(cpu=args.device == "cpu", timeout=_LONGEST_WAIT)
+    state = this_process(args.device == "cpu")
     captions = _captions(jobs) if args.captions else {}
     settings = settings_of(args)
     found = _standing(jobs, args, settings, captions)
@@ -55,7 +53,7 @@ def run(args: argparse.Namespace, jobs: list[Job]) -> int:
         _announce(found, len(jobs))
     options = _folder_options(args, captions, settings)
     mine = found.todo[state.process_index :: state.num_processes]
-    problems = gather_object(_restore(mine, args, options, device or state.device))
+    problems = gather(state, _restore(mine, args, options, device or state.device, state))
     if state.is_main_process:
         _summarise(len(found.todo), problems)
         if args.preview:
@@ -77,16 +75,21 @@ def _standing(
 
 
 def _restore(
-    jobs: list[Job], args: argparse.Namespace, options: FolderOptions, device: torch.device
+    jobs: list[Job],
+    args: argparse.Namespace,
+    options: FolderOptions,
+    device: torch.device,
+    state: Any,
 ) -> list[str]:
     """Restore this process's pictures; returns the names of those that failed."""
     if not jobs:
         return []
     score = _score(args.select, device) if args.select else None
-    pipe = _build(args, device)
+    restorer = _build(args, device)
     problems: list[str] = []
-    hidden = not PartialState().is_main_process
-    with tqdm(total=len(jobs), unit="image", disable=hidden, bar_format=_BAR) as bar:
+    with tqdm(
+        total=len(jobs), unit="image", disable=not state.is_main_process, bar_format=_BAR
+    ) as bar:
 
         def tell(job: Job, problem: str | None) -> None:
             bar.update()
@@ -95,7 +98,7 @@ def _restore(
                 tqdm.write(f"error: {job.source.name}: {problem}", file=sys.stderr)
 
         ordered = by_size(jobs) if args.batch > 1 else jobs
-        restore_folder(ordered, pipe, options, tell, score)
+        restore_folder(ordered, restorer, options, tell, score)
     return problems
 
 
@@ -159,32 +162,31 @@ def _folder_options(
     )
 
 
-def _build(args: argparse.Namespace, device: torch.device) -> OneStepSRPipeline:
-    """The pipeline with its LoRA, without the text encoder where that is done."""
-    diffusers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+def _build(args: argparse.Namespace, device: torch.device) -> Restorer:
+    """The model with its LoRA, without the text encoder where that is done."""
+    quiet_libraries()
     dtype = PRECISIONS[args.precision]
-    pipe = OneStepSRPipeline.from_pretrained(
+    generator = load_generator(
         args.base,
         args.revision,
-        torch_dtype=torch.float32 if args.lora else dtype,  # rounded when it is merged
-        t_add=args.t_add,
-        unet=args.unet,
-        vae=args.vae,
+        args.t_add,
+        torch.float32 if args.lora else dtype,  # rounded when it is merged
+        args.unet,
+        args.vae,
     )
     if args.lora:
-        pipe.load_lora_weights(args.lora, scale=args.lora_scale)
-        tell_override("prompt", args.prompt, pipe.config.prompt)
-        pipe.merge_lora_weights()
-    pipe.to(device, dtype)
+        given = {"t_add": args.t_add, "prompt": args.prompt}
+        load_adapter(generator, args.lora, given=given, scale=args.lora_scale)
+        merge_adapters(generator)
+    generator.to(device, dtype)
     if not args.captions:  # one prompt for all pictures
-        prompt = pipe.config.prompt if args.prompt is None else args.prompt
+        prompt = generator.prompt if args.prompt is None else args.prompt
         text_encoder = partial(load_text_encoder, base_folder(args.base, args.revision), dtype)
-        pipe.release_text_encoder([prompt], text_encoder)
+        generator.prompt_encoder.release([prompt], text_encoder)
+    restorer = Restorer(generator, device)
     if args.compile:
-        pipe.compile()
-    return pipe
+        restorer.compile()
+    return restorer
 
 
 def _score(name: str, device: torch.device) -> Score:

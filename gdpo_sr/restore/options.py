@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gdpo_sr.generators.prompts import prompts_behind
-from gdpo_sr.pipelines.one_step_sr import RestoreOptions
+from gdpo_sr.pipelines.restorer import RestoreOptions
 from gdpo_sr.restore.settings import Settings
 
 

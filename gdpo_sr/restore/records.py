@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline, RestoreReport
+from gdpo_sr.pipelines.restorer import Restorer, RestoreReport
 from gdpo_sr.restore.candidate_sink import Finished
 from gdpo_sr.restore.options import FolderOptions, with_caption
 from gdpo_sr.restore.plan import Job
@@ -45,14 +45,14 @@ def describe(
     }
 
 
-def made(job: Job, pipe: OneStepSRPipeline, options: FolderOptions) -> dict[str, Any]:
+def made(job: Job, restorer: Restorer, options: FolderOptions) -> dict[str, Any]:
     """What made the picture: as it was asked for, and the values that were left to the model."""
-    restore = with_caption(options, job.source, pipe.config.prompt)
-    t_add = pipe.scheduler.config.t_add if restore.t_add is None else restore.t_add
+    restore = with_caption(options, job.source, restorer.generator.prompt)
+    t_add = restorer.generator.scheduler.config.t_add if restore.t_add is None else restore.t_add
     return {
         "seed": options.seed,
         "t_add": t_add,
-        "prompt": pipe.config.prompt if restore.prompt is None else restore.prompt,
+        "prompt": restorer.generator.prompt if restore.prompt is None else restore.prompt,
         "color_fix": restore.color_fix,
         "made_by": for_picture(options.settings, job.source, options.captions.get(job.source)),
     }

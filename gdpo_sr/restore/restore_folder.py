@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline, RestoreReport
+from gdpo_sr.pipelines.restorer import Restorer, RestoreReport
 from gdpo_sr.restore import manifest
 from gdpo_sr.restore.candidate_sink import CandidateSink, Score
 from gdpo_sr.restore.noise import noise_name, noise_seeds
@@ -37,7 +37,7 @@ class _Done:
 
 def restore_folder(
     jobs: Sequence[Job],
-    pipe: OneStepSRPipeline,
+    restorer: Restorer,
     options: FolderOptions,
     tell: Tell,
     score: Score | None = None,
@@ -46,7 +46,7 @@ def restore_folder(
 
     Args:
         jobs: pictures of one size should follow each other where `batch_size` is above 1.
-        pipe: the model.
+        restorer: the model.
         options: the same for all.
         tell: hears of each job in turn.
         score: chooses among candidates.
@@ -63,7 +63,7 @@ def restore_folder(
 
     with Writers[_Done](2 * batch, written) as writers:
         for group in _groups(loaded, batch, failed, options.captions):
-            _restore_group(group, pipe, options, writers, failed, score)
+            _restore_group(group, restorer, options, writers, failed, score)
 
 
 def _load(job: Job, limit: int | None) -> SourcePicture:
@@ -97,7 +97,7 @@ def _groups(
 
 def _restore_group(
     group: list[Loaded],
-    pipe: OneStepSRPipeline,
+    restorer: Restorer,
     options: FolderOptions,
     writers: Writers[_Done],
     failed: Callable[[Job, ImageError], None],
@@ -106,26 +106,26 @@ def _restore_group(
     """Restore pictures together; if that fails, one by one, so that the good ones succeed."""
     started = time.monotonic()
     try:
-        frame, sink, report = _restore(group, pipe, options)
+        frame, sink, report = _restore(group, restorer, options)
     except ImageError as error:
         if len(group) == 1:
             failed(group[0][0], error)
             return
         for single in group:
-            _restore_group([single], pipe, options, writers, failed, score)
+            _restore_group([single], restorer, options, writers, failed, score)
         return
     for index, (job, picture) in enumerate(group):
         finished = sink.finished(index, score)
         seconds = (time.monotonic() - started) / len(group)
         record = describe(picture, frame, finished, report, seconds)
-        record |= made(job, pipe, options)
+        record |= made(job, restorer, options)
         extras = (None, None) if options.strip else (picture.exif, picture.dpi)
         write = partial(write_result, job, finished, options.quality, *extras)
         writers.add(_Done(job, record), write)
 
 
 def _restore(
-    group: list[Loaded], pipe: OneStepSRPipeline, options: FolderOptions
+    group: list[Loaded], restorer: Restorer, options: FolderOptions
 ) -> tuple[Frame, CandidateSink, RestoreReport]:
     pictures = [picture for _, picture in group]
     height, width = pictures[0].color.shape[-2:]
@@ -138,8 +138,8 @@ def _restore(
     )
     seeds = [noise_seeds(options.seed, noise_name(job), options.candidates) for job, _ in group]
     colors = [picture.color for picture in pictures]
-    restore = with_caption(options, group[0][0].source, pipe.config.prompt)
-    return frame, sink, pipe.restore_into(sink, colors, frame, seeds, restore)
+    restore = with_caption(options, group[0][0].source, restorer.generator.prompt)
+    return frame, sink, restorer.restore_into(sink, colors, frame, seeds, restore)
 
 
 def _record(

@@ -1,10 +1,18 @@
-"""The device that a user names."""
+"""The device that a user names, and the one where none is named."""
 
 from __future__ import annotations
 
 import torch
 
 from gdpo_sr.types import OptionError
+
+
+def best_device() -> torch.device:
+    """A GPU where there is one, else the CPU."""
+    for kind, module in (("cuda", torch.cuda), ("xpu", torch.xpu), ("mps", torch.backends.mps)):
+        if module.is_available():
+            return torch.device(kind)
+    return torch.device("cpu")
 
 
 def checked_device(name: str) -> torch.device:

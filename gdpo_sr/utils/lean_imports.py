@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,15 @@ from contextlib import contextmanager
 # diffusers, transformers and peft import these where they find them, for models and quantizations
 # that restoration does not use: two to three seconds, and a message of bitsandbytes about kernels.
 UNUSED = ("bitsandbytes", "scipy", "torchvision")
+
+
+def quiet_libraries() -> None:
+    """diffusers and transformers tell of errors only, also where they are imported later."""
+    for name in ("diffusers", "transformers"):
+        if name in sys.modules:
+            sys.modules[name].utils.logging.set_verbosity_error()
+        else:
+            os.environ.setdefault(f"{name.upper()}_VERBOSITY", "error")
 
 
 @contextmanager

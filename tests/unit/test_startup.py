@@ -15,6 +15,11 @@ from gdpo_sr.restore import command
 from gdpo_sr.utils.color_fix import COLOR_FIXES
 from gdpo_sr.utils.lean_imports import without
 
+HEAVY = {"diffusers", "transformers", "peft", "accelerate", "torch._dynamo", "pydantic"}
+HEAVY |= {"bitsandbytes", "scipy", "torchvision", "pyiqa", "basicsr", "tensorboard", "wandb", "cv2"}
+HEAVY |= {"tifffile", "sklearn", "pandas", "matplotlib", "gradio"}
+"""What restoring on the embedded base has no use for: together more CPU time than all else."""
+
 SCRIPT = """
 import sys
 from gdpo_sr.cli import run_main
@@ -48,6 +53,12 @@ def test_a_dry_run_imports_no_networks(pytestconfig):
     subprocess.run([sys.executable, "-c", script], check=True, cwd=pytestconfig.rootpath)
 
 
+def test_the_package_itself_imports_nothing_slow(pytestconfig):
+    slow = {*HEAVY, "torch", "numpy", "PIL"}
+    script = f"import sys, gdpo_sr; slow = {slow} & set(sys.modules); assert not slow, slow"
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=pytestconfig.rootpath)
+
+
 def test_choices_are_those_of_the_modules():
     assert inference.COLOR_FIXES == tuple(COLOR_FIXES)
     assert inference.PRECISIONS == tuple(command.PRECISIONS)
@@ -60,8 +71,7 @@ def test_restoring_imports_nothing_that_it_does_not_use(tmp_path: Path, pytestco
     script = (
         "import sys; from gdpo_sr.inference import main\n"
         f"status = main(['-i', {str(tmp_path / 'a.png')!r}, '-o', {str(tmp_path / 'out')!r}])\n"
-        "heavy = {'bitsandbytes', 'scipy', 'torchvision', 'pyiqa', 'basicsr', 'tensorboard', "
-        "'cv2', 'tifffile', 'sklearn', 'pandas', 'matplotlib'} & set(sys.modules)\n"
+        f"heavy = {HEAVY} & set(sys.modules)\n"
         "assert status == 0 and not heavy, heavy\n"
     )
     done = subprocess.run(
