@@ -34,6 +34,8 @@ INSTALL = [
 
 DEEPSPEED = ["deepspeed>=0.19.8"]  # options/accelerate/deepspeed_zero2.yaml alone asks for it
 DOCUMENTS = ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.29", "latex2mathml>=3.77"]
+DEMO = ["gradio>=6.0"]  # gdpo-sr demo
+WANDB = ["wandb>=0.18"]  # logger.use_wandb
 DEVELOPMENT = ["pytest>=8.0", "ruff>=0.11", "pyright[nodejs]>=1.1.390", "pre-commit>=3.5"]
 
 
@@ -68,6 +70,8 @@ setup(
         "dev": DEVELOPMENT + DOCUMENTS,
         "docs": DOCUMENTS,
         "deepspeed": DEEPSPEED,
+        "demo": DEMO,
+        "wandb": WANDB,
     },
     entry_points={"console_scripts": ["gdpo-sr=gdpo_sr.cli:main"]},
 )

@@ -19,9 +19,11 @@ COMMANDS = {
     "merge": "merge a LoRA into its base: one model for inference or stage 2",
     "convert": "turn a released checkpoint into a LoRA folder or a complete model",
     "export": "write a trained model for diffusers, PEFT or the hub, with a model card",
+    "demo": "open a web page to try models",
     "schema": "write the JSON schema of the options, for completion in editors",
 }
-_MODULES = {"schema": "config.schema_file"}  # where a command is not a module of its name
+_MODULES = {"schema": "config.schema_file", "demo": "demo.command"}
+"""Where a command is not a module of its name."""
 
 
 def run_main(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:

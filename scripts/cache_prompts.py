@@ -57,7 +57,8 @@ def main(argv: list[str] | None = None) -> int:
 def dataset_folders(options: Options) -> list[str]:
     """Folders of the pictures that the generator's input is made from."""
     parts = (options.datasets.train, options.datasets.val)
-    return [part.dataroot_lq or part.dataroot_gt for part in parts]
+    roots = [part.dataroot_lq or part.dataroot_gt for part in parts]
+    return [name for root in roots for name in ([root] if isinstance(root, str) else root)]
 
 
 def fill(cache: CaptionCache, tagger: Tagger, paths: list[Path]) -> list[str]:

@@ -50,14 +50,21 @@ class Page:
                 assert "error" not in answer, (method, answer["error"])
                 return answer["result"]
 
-    def open(self, path: Path, width: int, height: int = 900) -> None:
-        """Show a file at a width in CSS pixels and wait until it is loaded."""
+    def open(self, page: Path | str, width: int, height: int = 900) -> None:
+        """Show a file or an address at a width in CSS pixels and wait until it is loaded."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width, height=height, deviceScaleFactor=1, mobile=width < 600,
         )  # fmt: skip
-        self.call("Page.navigate", url=path.resolve().as_uri())
-        self.until("document.readyState === 'complete' && location.protocol === 'file:'")
+        url = page if isinstance(page, str) else page.resolve().as_uri()
+        self.call("Page.navigate", url=url)
+        self.until("document.readyState === 'complete' && location.protocol !== 'about:'")
+
+    def choose_file(self, selector: str, path: Path) -> None:
+        """Give a file to the input that a CSS selector finds."""
+        root = self.call("DOM.getDocument")["root"]["nodeId"]
+        node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.call("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
 
     def run(self, expression: str) -> Any:
         """The value of a JavaScript expression."""

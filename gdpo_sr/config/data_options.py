@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from gdpo_sr.config.degradation import DegradationOptions
 from gdpo_sr.option_group import OptionGroup, raise_problems
+
+
+def _folders(value: Any) -> Any:
+    several = value if isinstance(value, (list, tuple)) else [value]
+    if not several or not all(isinstance(name, str) and name for name in several):
+        raise ValueError("must be a folder or a list of folders")
+    return value
+
+
+Folders = Annotated[str | list[str], BeforeValidator(_folders)]
+"""One folder, or several whose photos are put together."""
 
 
 class _FolderOptions(OptionGroup):
@@ -18,9 +29,13 @@ class _FolderOptions(OptionGroup):
         "OnlineDataset",
         description="OnlineDataset degrades HR photos on the fly; PairedDataset reads LR files.",
     )
-    dataroot_gt: str = Field(min_length=1, description="Folder of HR photos, searched recursively.")
-    dataroot_lq: str | None = Field(
-        None, min_length=1, description="Folder of LR photos of the same names, for PairedDataset."
+    dataroot_gt: Folders = Field(
+        description="Folder of HR photos, or a list of several, searched recursively."
+    )
+    dataroot_lq: Folders | None = Field(
+        None,
+        description="Folder of LR photos of the same names, for PairedDataset; as many as there "
+        "are of HR photos, in their order.",
     )
     degradation: DegradationOptions = Field(
         default_factory=DegradationOptions,
@@ -39,6 +54,16 @@ class _FolderOptions(OptionGroup):
             yield (
                 f"dataroot_lq = {self.dataroot_lq!r}: type OnlineDataset makes its own LR photos; "
                 "remove dataroot_lq or set type: PairedDataset"
+            )
+        counts = [
+            1 if isinstance(f, str) else len(f)
+            for f in (self.dataroot_gt, self.dataroot_lq)
+            if f is not None
+        ]
+        if len(set(counts)) > 1:
+            yield (
+                f"dataroot_gt names {counts[0]} folders, dataroot_lq {counts[1]}: give a folder of "
+                "LR photos for each of HR photos, in the same order"
             )
 
 

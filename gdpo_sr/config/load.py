@@ -78,8 +78,15 @@ def _resolve_data_folders(values: dict[Any, Any], options_file: Path) -> None:
     datasets = values.get("datasets")
     for section in datasets.values() if isinstance(datasets, dict) else ():
         for key in ("dataroot_gt", "dataroot_lq"):
-            if isinstance(section, dict) and isinstance(section.get(key), str) and section[key]:
-                section[key] = str(resolve_folder(section[key], options_file))
+            found = section.get(key) if isinstance(section, dict) else None
+            if isinstance(found, list):
+                section[key] = [_resolved(name, options_file) for name in found]
+            elif found is not None:
+                section[key] = _resolved(found, options_file)
+
+
+def _resolved(name: Any, options_file: Path) -> Any:
+    return str(resolve_folder(name, options_file)) if isinstance(name, str) and name else name
 
 
 def _resolve_user_modules(values: dict[Any, Any], options_file: Path) -> None:

@@ -53,6 +53,11 @@ class LoggerOptions(OptionGroup):
     save_checkpoint_freq: int = Field(100, ge=1, description="Updates between checkpoints.")
     keep_checkpoints: int = Field(3, ge=1, description="Newest checkpoints that are kept.")
     use_tb_logger: bool = Field(True, description="Write TensorBoard scalars and pictures.")
+    use_wandb: bool = Field(
+        False,
+        description="The same to Weights & Biases (pip install 'gdpo-sr[wandb]'); with "
+        "WANDB_MODE=offline nothing is sent.",
+    )
     show_progress: bool = Field(True, description="Show a progress bar on a terminal.")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -19,6 +19,29 @@ logger = logging.getLogger("gdpo_sr")
 CACHE_BYTES = 1_000_000_000
 
 StrPath = str | os.PathLike[str]
+Folders = StrPath | Sequence[StrPath]
+"""One folder of pictures, or several whose pictures are put together."""
+
+
+def each_folder(folders: Folders) -> list[StrPath]:
+    """The folders, one or several, in order.
+
+    Raises:
+        DatasetError: none, or a folder twice, whose pictures would count twice.
+    """
+    several = [folders] if isinstance(folders, (str, os.PathLike)) else list(folders)
+    if not several:
+        raise DatasetError("the list of folders of photos is empty: name one")
+    seen: dict[str, StrPath] = {}
+    for folder in several:
+        real = os.path.realpath(folder)
+        for other, name in seen.items():
+            if os.path.commonpath([real, other]) in (real, other):
+                raise DatasetError(
+                    f"the folders {name} and {folder} hold the same photos: name only one of them"
+                )
+        seen[real] = folder
+    return several
 
 
 def list_photos(folder: StrPath, recursive: bool = False) -> list[Path]:
@@ -32,20 +55,26 @@ def list_photos(folder: StrPath, recursive: bool = False) -> list[Path]:
     return list_images(folder, recursive)
 
 
-def usable_photos(folder: StrPath, smallest: int, recursive: bool = True) -> list[Path]:
+def usable_photos(folders: Folders, smallest: int, recursive: bool = True) -> list[Path]:
     """Photos with a readable header and sides of `smallest` px or more; others are logged.
 
+    The photos of several folders come one folder after the other.
+
     Raises:
-        DatasetError: the folder is missing or empty, or no photo is left.
+        DatasetError: a folder is missing or empty, or no photo is left.
     """
-    paths = list_photos(folder, recursive)
+    paths = [p for folder in each_folder(folders) for p in list_photos(folder, recursive)]
     usable = [path for path in paths if readable_size(path, smallest) is not None]
     if not usable:
         raise DatasetError(
-            f"none of the {len(paths)} pictures in {folder} is readable and at least {smallest} px "
-            f"on both sides: add larger photos or lower gt_size"
+            f"none of the {len(paths)} pictures in {_named(folders)} is readable and at least "
+            f"{smallest} px on both sides: add larger photos or lower gt_size"
         )
     return usable
+
+
+def _named(folders: Folders) -> str:
+    return ", ".join(map(str, each_folder(folders)))
 
 
 def readable_size(path: Path, smallest: int) -> tuple[int, int] | None:

@@ -9,14 +9,14 @@ from torch.utils.data import Dataset
 from gdpo_sr.data.captions import Captions
 from gdpo_sr.data.crops import crop, photos_of_draw, random_corner, random_flips
 from gdpo_sr.data.draws import generator_for
-from gdpo_sr.data.folder import PhotoStore, StrPath, first_whole, to_unit, usable_photos
+from gdpo_sr.data.folder import Folders, PhotoStore, first_whole, to_unit, usable_photos
 
 
 class OnlineDataset(Dataset[dict[str, Any]]):
     """HR crops; item `draw` depends on (seed, draw) alone, whatever the workers and the restart.
 
     Args:
-        folder: photos, also in sub-folders.
+        folders: one or several folders of photos, also in sub-folders.
         gt_size: side of the crops in pixels.
         seed: of photo order, crops and flips.
         use_hflip: flip left-right half of the time.
@@ -25,12 +25,12 @@ class OnlineDataset(Dataset[dict[str, Any]]):
         captions: gives those of the photos; None: items have none.
 
     Raises:
-        DatasetError: the folder is missing, empty, or without a usable photo of `gt_size`.
+        DatasetError: a folder is missing, empty, or without a usable photo of `gt_size`.
     """
 
     def __init__(
         self,
-        folder: StrPath,
+        folders: Folders,
         gt_size: int,
         seed: int,
         use_hflip: bool = True,
@@ -42,7 +42,7 @@ class OnlineDataset(Dataset[dict[str, Any]]):
         self.seed = seed
         self.use_hflip = use_hflip
         self.use_rot = use_rot
-        self._photos = PhotoStore(usable_photos(folder, gt_size), cache)
+        self._photos = PhotoStore(usable_photos(folders, gt_size), cache)
         self._captions = None if captions is None else captions(self._photos.paths)
 
     def __len__(self) -> int:

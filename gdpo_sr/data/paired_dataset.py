@@ -11,8 +11,10 @@ from gdpo_sr.data.captions import Captions
 from gdpo_sr.data.crops import crop, photos_of_draw, random_corner, random_flips
 from gdpo_sr.data.draws import generator_for
 from gdpo_sr.data.folder import (
+    Folders,
     PhotoStore,
     StrPath,
+    each_folder,
     first_whole,
     list_photos,
     readable_size,
@@ -26,8 +28,8 @@ class PairedDataset(Dataset[dict[str, Any]]):
     """LR/HR pairs: whole pictures by index, or with `gt_size` aligned random crops by draw number.
 
     Args:
-        folder_hr: HR pictures, also in sub-folders.
-        folder_lr: LR pictures under the same names (the suffix may differ).
+        folders_hr: one or several folders of HR pictures, also in sub-folders.
+        folders_lr: as many of LR pictures under the same names (the suffix may differ).
         scale: HR size divided by LR size.
         gt_size: side of the HR crops in pixels; None gives whole pictures.
         seed, use_hflip, use_rot, cache: as for `OnlineDataset`; used for crops only (1 GB
@@ -41,8 +43,8 @@ class PairedDataset(Dataset[dict[str, Any]]):
 
     def __init__(
         self,
-        folder_hr: StrPath,
-        folder_lr: StrPath,
+        folders_hr: Folders,
+        folders_lr: Folders,
         scale: int,
         gt_size: int | None = None,
         seed: int = 0,
@@ -58,7 +60,7 @@ class PairedDataset(Dataset[dict[str, Any]]):
         self.seed = seed
         self.use_hflip = use_hflip
         self.use_rot = use_rot
-        pairs = find_pairs(folder_hr, folder_lr, scale, gt_size or scale)
+        pairs = find_pairs(folders_hr, folders_lr, scale, gt_size or scale)
         self._hr = PhotoStore([hr for hr, _ in pairs], cache)
         self._lr = PhotoStore([lr for _, lr in pairs], cache)
         self._captions = None if captions is None else captions(self._lr.paths)
@@ -101,13 +103,32 @@ class PairedDataset(Dataset[dict[str, Any]]):
 
 
 def find_pairs(
-    folder_hr: StrPath, folder_lr: StrPath, scale: int, smallest: int
+    folders_hr: Folders, folders_lr: Folders, scale: int, smallest: int
 ) -> list[tuple[Path, Path]]:
     """(HR, LR) paths of equal name; unreadable or too small pairs are logged and left out.
+
+    Of several folders each of HR pictures is paired with the one of LR pictures at its place.
 
     Raises:
         DatasetError: missing partner, wrong ratio, two files of one name, or no usable pair.
     """
+    high, low = each_folder(folders_hr), each_folder(folders_lr)
+    if len(high) != len(low):
+        raise DatasetError(
+            f"{len(high)} folders of HR pictures, {len(low)} of LR pictures: give one for each"
+        )
+    pairs = [pair for folders in zip(high, low, strict=True) for pair in _named_pairs(*folders)]
+    usable = [pair for pair in pairs if _is_usable(*pair, scale, smallest)]
+    if not usable:
+        raise DatasetError(
+            f"none of the {len(pairs)} pairs in {', '.join(map(str, high))} is readable with HR "
+            f"sides of {smallest} px at least: add larger pictures or lower gt_size"
+        )
+    return usable
+
+
+def _named_pairs(folder_hr: StrPath, folder_lr: StrPath) -> list[tuple[Path, Path]]:
+    """Pairs of equal name of two folders, in the order of their names."""
     hr_by_name, lr_by_name = _by_name(Path(folder_hr)), _by_name(Path(folder_lr))
     for names, others, folder in (
         (hr_by_name, lr_by_name, folder_lr),
@@ -119,14 +140,7 @@ def find_pairs(
                 f"{names[lonely[0]]} has no partner named '{lonely[0]}' in {folder} "
                 f"({len(lonely)} such): add it or remove the file"
             )
-    pairs = [(hr_by_name[name], lr_by_name[name]) for name in sorted(hr_by_name)]
-    usable = [pair for pair in pairs if _is_usable(*pair, scale, smallest)]
-    if not usable:
-        raise DatasetError(
-            f"none of the {len(pairs)} pairs in {folder_hr} is readable with HR sides of "
-            f"{smallest} px at least: add larger pictures or lower gt_size"
-        )
-    return usable
+    return [(hr_by_name[name], lr_by_name[name]) for name in sorted(hr_by_name)]
 
 
 def _by_name(folder: Path) -> dict[str, Path]:

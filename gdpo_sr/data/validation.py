@@ -11,14 +11,14 @@ from gdpo_sr.config.degradation import DegradationOptions
 from gdpo_sr.data.captions import Captions
 from gdpo_sr.data.degradations import RealESRGANDegradation
 from gdpo_sr.data.draws import generator_for
-from gdpo_sr.data.folder import PhotoStore, StrPath, to_unit, usable_photos
+from gdpo_sr.data.folder import Folders, PhotoStore, to_unit, usable_photos
 from gdpo_sr.data.paired_dataset import find_pairs
 from gdpo_sr.types import DatasetError
 
 
 def make_validation_set(
-    folder_hr: StrPath,
-    folder_lr: StrPath | None,
+    folders_hr: Folders,
+    folders_lr: Folders | None,
     scale: int,
     gt_size: int | None,
     seed: int = 0,
@@ -28,8 +28,8 @@ def make_validation_set(
     """Centre crops in the order of their names, each with its LR picture.
 
     Args:
-        folder_hr: HR pictures; unreadable or too small ones are logged and left out.
-        folder_lr: given LR pictures; None degrades photo i once with a generator seeded by (seed,
+        folders_hr: HR pictures; unreadable or too small ones are logged and left out.
+        folders_lr: given LR pictures; None degrades photo i once with a generator seeded by (seed,
             i).
         scale: HR size divided by LR size.
         gt_size: side of the HR crops in pixels; None takes whole pictures (cut to a multiple of
@@ -47,24 +47,24 @@ def make_validation_set(
     """
     if gt_size is not None and gt_size % scale:
         raise DatasetError(f"gt_size {gt_size} is not divisible by scale {scale}: change one")
-    if folder_lr is None:
-        pairs, sources = _degraded(folder_hr, scale, gt_size, seed, options)
+    if folders_lr is None:
+        pairs, sources = _degraded(folders_hr, scale, gt_size, seed, options)
     else:
-        pairs, sources = _given(folder_hr, folder_lr, scale, gt_size)
+        pairs, sources = _given(folders_hr, folders_lr, scale, gt_size)
     if captions is not None:
         words = captions(sources)
         pairs = [{**pair, "caption": text} for pair, text in zip(pairs, words, strict=True)]
     if not pairs:
-        raise DatasetError(f"no picture in {folder_hr} can be decoded: replace the damaged files")
+        raise DatasetError(f"no picture in {folders_hr} can be decoded: replace the damaged files")
     return pairs
 
 
 def _degraded(
-    folder: StrPath, scale: int, gt_size: int | None, seed: int, options: DegradationOptions | None
+    folders: Folders, scale: int, gt_size: int | None, seed: int, options: DegradationOptions | None
 ) -> tuple[list[dict[str, Any]], list[Path]]:
     """Pairs, and the photos that they were made from."""
     degrade = RealESRGANDegradation(options, scale)
-    photos = PhotoStore(usable_photos(folder, gt_size or degrade.smallest_size()), cache=False)
+    photos = PhotoStore(usable_photos(folders, gt_size or degrade.smallest_size()), cache=False)
     pairs, sources = [], []
     for index, path in enumerate(photos.paths):
         photo = photos.read(index)
@@ -79,10 +79,10 @@ def _degraded(
 
 
 def _given(
-    folder_hr: StrPath, folder_lr: StrPath, scale: int, gt_size: int | None
+    folders_hr: Folders, folders_lr: Folders, scale: int, gt_size: int | None
 ) -> tuple[list[dict[str, Any]], list[Path]]:
     """Pairs, and their LR files."""
-    paths = find_pairs(folder_hr, folder_lr, scale, gt_size or scale)
+    paths = find_pairs(folders_hr, folders_lr, scale, gt_size or scale)
     hr_photos = PhotoStore([hr for hr, _ in paths], cache=False)
     lr_photos = PhotoStore([lr for _, lr in paths], cache=False)
     pairs, sources = [], []

@@ -193,8 +193,12 @@ def _losses(train: dict[str, Any]) -> list[str]:
 
 
 def _data_folder(section: dict[str, Any] | None) -> str | None:
-    """Name of the folder alone: its path is nobody else's business."""
-    return None if not section else f"`{Path(section['dataroot_gt']).name}`"
+    """Names of the folders alone: their paths are nobody else's business."""
+    if not section:
+        return None
+    found = section["dataroot_gt"]
+    folders = [found] if isinstance(found, str) else found
+    return ", ".join(f"`{Path(folder).name}`" for folder in folders)
 
 
 def _figures(run: RunFacts) -> str:

@@ -105,7 +105,7 @@ class BaseModel(Resumable):
     def open_logs(self) -> None:
         """Write the log file and TensorBoard events from here on; the run's folders must exist."""
         if self.accelerator.is_main_process:
-            self.log.open(self.paths.log, self.iteration)
+            self.log.open(self.paths.log, self.iteration, self.options.model_dump(mode="json"))
 
     def close(self) -> None:
         """Close the logs."""

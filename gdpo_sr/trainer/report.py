@@ -16,8 +16,9 @@ import torch
 from tqdm import tqdm
 
 from gdpo_sr.config.schema import LoggerOptions
-from gdpo_sr.utils.logger import ScalarLog, get_logger
+from gdpo_sr.utils.logger import ScalarLog, Writer, get_logger, tensorboard_writer
 from gdpo_sr.utils.panels import captioned, write_side_by_side
+from gdpo_sr.utils.wandb_log import WandbWriter, check_wandb
 from gdpo_sr.writer import write_file
 
 Pictures = list[dict[str, torch.Tensor]]
@@ -146,25 +147,39 @@ def align(rows: list[list[str]]) -> str:
 
 
 class TrainingLog:
-    """What is told of a run while it trains: log lines, progress bar, TensorBoard.
+    """What is told of a run while it trains: log lines, progress bar, curves and pictures.
 
     Args:
         options: section `logger`.
         logger: where lines go.
         total: updates of the run.
+
+    Raises:
+        OptionError: wandb is asked for and not installed.
     """
 
     def __init__(self, options: LoggerOptions, logger: logging.Logger, total: int) -> None:
         self.options, self.logger, self.total = options, logger, total
         self.scalars: ScalarLog | None = None
+        if options.use_wandb:
+            check_wandb()
 
-    def open(self, folder: Path, iteration: int) -> None:
-        """Write `train.log` and TensorBoard events from here on; events of updates after
+    def open(self, folder: Path, iteration: int, config: dict[str, Any]) -> None:
+        """Write `train.log` and curves from here on; TensorBoard events of updates after
         `iteration`, which a resumed run makes again, are not shown any more.
+
+        Args:
+            folder: `log` in the folder of the run, which has the run's name.
+            config: options of the run.
         """
         get_logger(folder / "train.log")
+        writers: list[Writer] = []
         if self.options.use_tb_logger:
-            self.scalars = ScalarLog(folder / "tensorboard", iteration + 1 if iteration else None)
+            first = iteration + 1 if iteration else None
+            writers.append(tensorboard_writer(folder / "tensorboard", first))
+        if self.options.use_wandb:
+            writers.append(WandbWriter(folder, folder.parent.name, config))
+        self.scalars = ScalarLog(*writers) if writers else None
 
     def is_due(self, iteration: int) -> bool:
         """Whether an update gets a line, and its times are taken."""

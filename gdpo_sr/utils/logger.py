@@ -1,14 +1,14 @@
-"""The package's logger and the TensorBoard writer."""
+"""The package's logger, and curves and pictures of a run."""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from tqdm import tqdm
@@ -52,53 +52,56 @@ def get_logger(
     return logger
 
 
-class _Nothing:
-    """A writer on a disk that is full."""
+class Writer(Protocol):
+    """Where curves and pictures go, as TensorBoard's SummaryWriter takes them."""
 
-    def add_scalar(self, *_: object) -> None: ...
+    def add_scalar(self, tag: str, value: float, step: int) -> None: ...
 
-    def add_image(self, *_: object) -> None: ...
+    def add_image(self, tag: str, image: torch.Tensor, step: int) -> None: ...
 
     def close(self) -> None: ...
 
 
-class ScalarLog:
-    """Numbers and pictures of a run as TensorBoard events in `folder`.
+def tensorboard_writer(folder: str | os.PathLike[str], first_step: int | None = None) -> Writer:
+    """TensorBoard events in `folder`.
 
     Args:
         folder: of all events of the run; those of an earlier start stay.
         first_step: events of this step and later ones, of an earlier start, are not shown.
     """
+    from torch.utils.tensorboard import SummaryWriter
 
-    def __init__(self, folder: str | os.PathLike[str], first_step: int | None = None) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+    return SummaryWriter(str(folder), purge_step=first_step)
 
-        self._writer = SummaryWriter(str(folder), purge_step=first_step)
+
+class ScalarLog:
+    """Numbers and pictures of a run, given to each of `writers`."""
+
+    def __init__(self, *writers: Writer) -> None:
+        self._writers = list(writers)
 
     def add_scalars(self, values: Mapping[str, float | torch.Tensor], step: int) -> None:
         """Write one curve point per name; "train/loss" groups a curve under "train"."""
-        with self._while_it_can_be_written():
-            for tag, value in values.items():
-                self._writer.add_scalar(tag, float(value), step)
+        for tag, value in values.items():
+            self._each("add_scalar", tag, float(value), step)
 
     def add_image(self, tag: str, image: torch.Tensor, step: int) -> None:
         """Write a picture (3, H, W), RGB in [0, 1]."""
-        with self._while_it_can_be_written():
-            self._writer.add_image(tag, image.detach().float().clamp(0, 1).cpu(), step)
+        self._each("add_image", tag, image.detach().float().clamp(0, 1).cpu(), step)
 
     def close(self) -> None:
-        """Write what is still held back and close the file."""
-        with self._while_it_can_be_written():
-            self._writer.close()
+        """Write what is still held back and close the files."""
+        self._each("close")
 
-    @contextmanager
-    def _while_it_can_be_written(self) -> Iterator[None]:
-        """Curves are worth a warning, not a run."""
-        try:
-            yield
-        except OSError as error:
-            self._writer = _Nothing()
-            logging.getLogger(NAME).warning("no more TensorBoard events: %s", error)
+    def _each(self, method: str, *values: Any) -> None:
+        """Curves are worth a warning, not a run: a writer that cannot write is left out."""
+        for writer in list(self._writers):
+            try:
+                getattr(writer, method)(*values)
+            except OSError as error:
+                self._writers.remove(writer)
+                name = type(writer).__name__
+                logging.getLogger(NAME).warning("no more curves by %s: %s", name, error)
 
 
 def _attach(logger: logging.Logger, handler: logging.Handler) -> None:

@@ -30,12 +30,13 @@ class Alone:
 
 
 def this_process(cpu: bool = False) -> Any:
-    """`Alone`, or accelerate's PartialState where a launcher started several.
+    """`Alone`, or accelerate's PartialState where a launcher started several or chose the device.
 
     Args:
         cpu: keep to the CPU.
     """
-    if all(os.environ.get(name, "1") == "1" for name in _COUNTS):
+    several = any(os.environ.get(name, "1") != "1" for name in _COUNTS)
+    if not several and "ACCELERATE_USE_CPU" not in os.environ:
         return Alone(torch.device("cpu") if cpu else best_device())
     from accelerate import PartialState
 

@@ -46,6 +46,7 @@ LAYERS = (
     {"group", "pipelines"},
     {"trainer"},
     {"stage1", "stage2", "restore", "evaluation", "publish"},
+    {"demo"},
     {"train", "inference", "evaluate", "merge", "convert", "export", "cli", "__main__"},
 )
 TOP = len(LAYERS)  # the package's own __init__: the public surface, above everything

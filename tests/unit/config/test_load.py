@@ -236,6 +236,22 @@ def test_user_modules_are_found_beside_the_options_file(minimal, monkeypatch, tm
             "datasets.train: dataroot_lq is missing: type Pair",
         ),
         (["datasets:val:dataroot_lq=lr"], "datasets.val: dataroot_lq = 'lr': type OnlineDataset"),
+        (
+            ["datasets:train:dataroot_gt=[]"],
+            "datasets.train.dataroot_gt = []: must be a folder or a list",
+        ),
+        (
+            ["datasets:train:dataroot_gt=[a, 7]"],
+            "dataroot_gt = ['a', 7]: must be a folder or a list of",
+        ),
+        (
+            [
+                "datasets:train:type=PairedDataset",
+                "datasets:train:dataroot_gt=[a, b]",
+                "datasets:train:dataroot_lq=c",
+            ],
+            "datasets.train: dataroot_gt names 2 folders, dataroot_lq 1: give a folder of LR",
+        ),
         (["train:reward:fidelity:psnr_y:weight=0"], "train.reward: no reward has weight > 0"),
         (["train:reward:fidelity={}"], "train.reward: no reward has weight > 0"),
         (["train:reward:perception:psnr_y:metric=piqe"], "'psnr_y' is under fidelity and under"),
@@ -418,6 +434,9 @@ def test_folders_resolve_from_anywhere(minimal, tmp_path, monkeypatch):
     (tmp_path / "elsewhere" / "photos").mkdir()  # the working directory goes first
     found = load_options(minimal).datasets.train.dataroot_gt
     assert found == str((tmp_path / "elsewhere" / "photos").resolve())
+    several = ["datasets:train:dataroot_gt=[photos, ../photos]"]
+    found = load_options(minimal, several).datasets.train.dataroot_gt
+    assert found == [str((tmp_path / place / "photos").resolve()) for place in ("elsewhere", "")]
 
 
 def test_repository_folder_and_missing_folder(tmp_path, monkeypatch):

@@ -300,3 +300,42 @@ def test_links_to_folders_of_photos(photos, tmp_path):
     (photos / "loop").symlink_to(photos)
     names = sorted(path.name for path in OnlineDataset(photos, 48, seed=0)._photos.paths)
     assert names == ["a.png", "b.jpg", "c.bmp", "d.webp", "e.png", "f.png"]
+
+
+def test_photos_of_several_folders_are_put_together(photos, tmp_path):
+    save(tmp_path / "other" / "a.png", 80, 64)
+    several = OnlineDataset([photos, tmp_path / "other"], 64, seed=1)
+    assert len(several) == len(OnlineDataset(photos, 64, seed=1)) + 1
+    assert several._photos.paths[-1] == tmp_path / "other" / "a.png"
+    assert "a" in {several[draw]["name"] for draw in range(len(several))}
+    val = make_validation_set([tmp_path / "other", photos], None, 4, 64)
+    assert [pair["name"] for pair in val][:2] == ["a", "a"]
+
+
+def test_folders_that_hold_the_same_photos_are_refused(photos, tmp_path):
+    (tmp_path / "link").symlink_to(photos)
+    for other in (photos, photos / "more", tmp_path / "link"):
+        with pytest.raises(DatasetError, match="hold the same photos: name only one") as told:
+            OnlineDataset([photos, other], 64, seed=1)
+        assert str(other) in str(told.value)
+    with pytest.raises(DatasetError, match="list of folders of photos is empty"):
+        OnlineDataset([], 64, seed=1)
+
+
+def test_a_missing_one_of_several_folders_is_named(photos, tmp_path):
+    with pytest.raises(DatasetError, match=f"no such folder of photos: {tmp_path / 'none'}"):
+        OnlineDataset([photos, tmp_path / "none"], 64, seed=1)
+
+
+def test_several_folders_of_pairs(pairs, tmp_path):
+    """Each folder of HR photos has its own of LR photos; names need differ in one folder only."""
+    save(tmp_path / "hr2" / "0.png", 64, 64)
+    save(tmp_path / "lr2" / "0.png", 16, 16)
+    high, low = [pairs[0], tmp_path / "hr2"], [pairs[1], tmp_path / "lr2"]
+    data = PairedDataset(high, low, 4)
+    assert [data[i]["name"] for i in range(len(data))] == ["0", "1", "2", "0"]
+    assert data[3]["hr"].shape[-2:] == (64, 64)
+    with pytest.raises(DatasetError, match="2 folders of HR pictures, 1 of LR pictures"):
+        PairedDataset(high, low[:1], 4)
+    with pytest.raises(DatasetError, match="has no partner named '1'"):
+        PairedDataset(high, low[::-1], 4)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from gdpo_sr.utils.logger import ScalarLog, get_logger
+from gdpo_sr.types import OptionError
+from gdpo_sr.utils import wandb_log
+from gdpo_sr.utils.logger import ScalarLog, get_logger, tensorboard_writer
 
 
 @pytest.fixture(autouse=True)
@@ -46,10 +49,62 @@ def test_other_processes_are_silent(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_scalar_log(tmp_path: Path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    log = ScalarLog(tmp_path)
+    log = ScalarLog(tensorboard_writer(tmp_path))
     log.add_scalars({"train/loss": 0.5, "train/psnr": torch.tensor(20.0)}, step=3)
     log.add_image("val/a", torch.rand(3, 8, 8), step=3)
     log.close()
     events = EventAccumulator(str(tmp_path)).Reload()
     assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(3, 0.5)]
     assert events.Images("val/a")[0].width == 8
+
+
+class Recorder:
+    """A writer that remembers, or that cannot write."""
+
+    def __init__(self, full: bool = False) -> None:
+        self.full, self.seen = full, []
+
+    def add_scalar(self, tag: str, value: float, step: int) -> None:
+        if self.full:
+            raise OSError("no space left")
+        self.seen.append((tag, value, step))
+
+    def close(self) -> None:
+        self.seen.append("closed")
+
+
+def test_a_writer_that_cannot_write_leaves_the_others_alone(caplog):
+    full, fine = Recorder(full=True), Recorder()
+    log = ScalarLog(full, fine)
+    logging.getLogger("gdpo_sr").propagate = True
+    for step in (1, 2):
+        log.add_scalars({"loss": 0.5}, step)
+    log.close()
+    assert fine.seen == [("loss", 0.5, 1), ("loss", 0.5, 2), "closed"] and full.seen == []
+    told = [r.getMessage() for r in caplog.records]
+    assert told == ["no more curves by Recorder: no space left"]
+
+
+def test_wandb_that_is_not_installed_is_told_before_a_run(monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(OptionError, match=r"use_wandb.*pip install 'gdpo-sr\[wandb\]'"):
+        wandb_log.check_wandb()
+
+
+def test_wandb_offline(tmp_path: Path, monkeypatch):
+    """Nothing is sent; the run is on the disk, and a second start goes on under the same id."""
+    pytest.importorskip("wandb", reason="needs pip install 'gdpo-sr[wandb]'")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    ids = []
+    for step in (1, 2):
+        writer = wandb_log.WandbWriter(tmp_path / "log", "my_run", {"scale": 4})
+        ids.append((writer._run.id, writer._run.project, writer._run.name))
+        log = ScalarLog(writer)
+        log.add_scalars({"train/loss": 0.5}, step)
+        log.add_image("val/a", torch.rand(3, 8, 8), step)
+        log.close()
+    assert ids[0] == ids[1] and ids[0][1:] == ("gdpo_sr", "my_run")
+    files = list((tmp_path / "log" / "wandb").glob("offline-run-*/*.wandb"))
+    assert len(files) == 2 and all(b"train/loss" in file.read_bytes() for file in files)
+    assert len(list((tmp_path / "log").rglob("media/images/val/a*.png"))) == 2
