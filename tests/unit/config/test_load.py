@@ -242,7 +242,7 @@ def test_user_modules_are_found_beside_the_options_file(minimal, monkeypatch, tm
         ),
         (
             ["datasets:train:dataroot_gt=[a, 7]"],
-            "dataroot_gt = ['a', 7]: must be a folder or a list of",
+            "dataroot_gt = ['a', 7]: must be a folder or",
         ),
         (
             [
