@@ -2,7 +2,7 @@
 
     python -m tests.mutants                         # all of them, with a table by file
     python -m tests.mutants --sample 60 --seed 1    # so many, drawn at random
-    python -m tests.mutants --only losses/grpo.py   # of files whose path ends so
+    python -m tests.mutants --only losses/grpo.py   # of files whose path ends so, in this order
 
 Each change is made alone, in memory: an operator, a comparison, a constant, a pair of swapped
 arguments or names. Then the quick unit tests of that file run; a change that they let pass is
@@ -70,10 +70,11 @@ def preload() -> None:
 
 def chosen_mutants(args: argparse.Namespace) -> dict[str, list[Mutant]]:
     """By file."""
-    every = [m for file in TARGETS if file.endswith(args.only) for m in mutants_of(file)]
+    files = dict.fromkeys(f for end in args.only for f in TARGETS if f.endswith(end))
+    every = [m for file in files for m in mutants_of(file)]
     if args.sample is not None:
         every = random.Random(args.seed).sample(every, min(args.sample, len(every)))
-    return {file: [m for m in every if m.file == file] for file in TARGETS}
+    return {file: [m for m in every if m.file == file] for file in files}
 
 
 def main() -> int:
@@ -81,7 +82,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sample", type=int, help="so many changes, drawn at random (all)")
     parser.add_argument("--seed", type=int, default=0, help="of the draw (0)")
-    parser.add_argument("--only", default="", help="files whose path ends so (all)")
+    parser.add_argument("--only", nargs="+", default=[""], help="files whose path ends so (all)")
     parser.add_argument("--list", action="store_true", help="print the changes and make none")
     args = parser.parse_args()
     chosen = {file: mutants for file, mutants in chosen_mutants(args).items() if mutants}
@@ -89,16 +90,25 @@ def main() -> int:
         print(*(m for mutants in chosen.values() for m in mutants), sep="\n")
         return 0
     preload()
-    rows = [tally(file, mutants) for file, mutants in chosen.items()]
+    rows = [shown(tally(file, mutants)) for file, mutants in chosen.items()]
     print(f"\n{'file':28} changes  seen  explained  alive  seconds")
     for row in [*rows, ("all", *(sum(column) for column in list(zip(*rows, strict=True))[1:]))]:
-        print("{:28} {:7} {:5} {:10} {:6} {:8.0f}".format(*row))
+        shown(row)
     count, alive = sum(row[1] for row in rows), sum(row[4] for row in rows)
     print(f"{100 * (1 - alive / max(count, 1)):.1f} % seen or explained")
     return int(alive > (1 - WANTED) * count)
 
 
-def tally(file: str, mutants: list[Mutant]) -> tuple[str, int, int, int, int, float]:
+Row = tuple[str, int, int, int, int, float]
+
+
+def shown(row: Row) -> Row:
+    """Print a row of the table."""
+    print("{:28} {:7} {:5} {:10} {:6} {:8.0f}".format(*row), flush=True)
+    return row
+
+
+def tally(file: str, mutants: list[Mutant]) -> Row:
     """Row of the table: changes, seen, explained, alive, seconds."""
     seen = explained = alive = 0
     start = time.perf_counter()

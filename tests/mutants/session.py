@@ -1,7 +1,8 @@
 """A pytest session that collects once, then runs its tests for each change in a fork of itself.
 
 A change inside functions replaces their code objects, so that whoever imported them runs the
-changed code. Tests that execute the changed function come first, the quickest of them first.
+changed code; what a test module computed while it was imported stays. Tests that execute the
+changed function come first, the quickest of them first.
 """
 
 from __future__ import annotations

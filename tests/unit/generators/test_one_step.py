@@ -107,3 +107,18 @@ def test_v_prediction(tmp_path: Path):
     restored = scheduler.predict_x0(noisy, epsilon)
     torch.testing.assert_close(restored, draw(0), atol=1e-5, rtol=1e-5)
     assert OneStepScheduler().to_epsilon(noisy, v) is v
+
+
+def test_defaults_are_the_schedule_of_stable_diffusion():
+    scheduler = OneStepScheduler()
+    assert len(scheduler.alphas_cumprod) == 1000
+    assert scheduler.alpha_bar(250) == pytest.approx(0.67379230260849, rel=1e-6)
+    assert scheduler.alpha_bar(100) == pytest.approx(0.894223153591156, rel=1e-6)
+
+
+def test_a_network_that_predicts_the_sample():
+    """What it says is what the scheduler restores."""
+    scheduler = OneStepScheduler(prediction_type="sample")
+    noisy = scheduler.add_noise(draw(0), draw(1))
+    restored = scheduler.predict_x0(noisy, scheduler.to_epsilon(noisy, draw(2)))
+    torch.testing.assert_close(restored, draw(2), atol=1e-5, rtol=1e-5)

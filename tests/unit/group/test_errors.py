@@ -287,3 +287,10 @@ def test_drift_where_every_candidate_is_the_target_of_all_inputs():
     torch.testing.assert_close(found.drift, moved.mean(1, keepdim=True))
     own = GroupInputs(noisy, noisy, wanted, reference, anchor=reference).errors(policy).drift
     torch.testing.assert_close(own, moved)
+
+
+def test_the_defaults_are_the_released_step():
+    assert Comparison() == Comparison("candidate", "noise", False, False, False, False, False, None)
+    nothing = torch.empty(0)
+    made = GroupInputs(nothing, nothing, nothing, nothing)
+    assert (made.anchor, made.unit, made.per_element, made.imitate) == (None, 1.0, False, False)

@@ -11,6 +11,7 @@ from gdpo_sr.checkpoints.lora import adapters_disabled, add_lora
 from gdpo_sr.generators.load import build_generator, load_components
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
 from gdpo_sr.group.sample import (
+    Group,
     GroupNoise,
     Sampling,
     enlarge_lr,
@@ -153,3 +154,10 @@ def test_chunks_by_hand(chunk: int | None, sizes: list[int]):
 
     a, b = torch.arange(5.0), 10 * torch.arange(5.0)
     assert torch.equal(in_chunks(add, chunk, a, b), a + b) and seen == sizes
+
+
+def test_the_defaults_are_the_released_step():
+    assert Sampling() == Sampling(False, None, 0.0, None)
+    nothing = torch.empty(0)
+    group = Group(nothing, [], nothing, nothing, nothing, nothing)
+    assert group.usual_state is None and group.by_policy is False

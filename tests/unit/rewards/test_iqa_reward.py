@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from gdpo_sr.metrics import create_metric
-from gdpo_sr.rewards.iqa_reward import IQAReward
+from gdpo_sr.rewards.base import check_shapes
+from gdpo_sr.rewards.iqa_reward import IQAReward, flip_groups
 from gdpo_sr.rewards.scoring import score_candidates
 from gdpo_sr.types import MetricError, OptionError
 
@@ -82,6 +83,40 @@ def test_wrong_shape_names_the_reward(group):
         IQAReward("psnr_y", "fidelity")(candidates, hr[:1])
     with pytest.raises(MetricError, match="reward 'mean' needs"):
         score_candidates({"mean": Mean()}, candidates[0], hr)
+
+
+@pytest.mark.parametrize(
+    ("candidates", "hr"),
+    [
+        ((2, 3, 1, 8, 8), (2, 1, 8, 8)),
+        ((2, 3, 3, 8), (2, 3, 8)),
+        ((2, 3, 3, 8, 8, 8), (2, 3, 8, 8, 8)),
+        ((2, 3, 3, 8, 8), (2, 3, 8, 9)),
+        ((2, 3, 3, 8, 8), (3, 3, 8, 8)),
+    ],
+)
+def test_shapes_that_are_refused(candidates: tuple, hr: tuple):
+    """Channels, dimensions, size and count."""
+    with pytest.raises(MetricError, match="reward 'psnr_y' needs"):
+        check_shapes("psnr_y", torch.zeros(candidates), torch.zeros(hr))
+
+
+def test_weights():
+    """1 unless it is given; 0 only reports."""
+    assert IQAReward("psnr_y", "fidelity").weight == 1
+    assert IQAReward("psnr_y", "fidelity", weight=0.0).weight == 0
+
+
+def test_each_group_is_flipped_with_its_picture_or_not_at_all(group):
+    """One draw a group, below 0.5 turns it upside down."""
+    candidates, hr = (part.repeat(6, *[1] * (part.ndim - 1)) for part in group)
+    found, reference = flip_groups(candidates, hr, torch.Generator().manual_seed(0))
+    flips = torch.rand(12, generator=torch.Generator().manual_seed(0)) < 0.5
+    assert flips.any() and not flips.all()
+    for b, flipped in enumerate(flips):
+        rows = slice(None) if not flipped else torch.arange(127, -1, -1)
+        assert torch.equal(found[b], candidates[b][..., rows, :])
+        assert torch.equal(reference[b], hr[b][..., rows, :])
 
 
 def test_score_candidates_by_name(group):

@@ -20,6 +20,7 @@ from gdpo_sr.rewards.patch_texture import (
     surely_flat,
 )
 from gdpo_sr.rewards.texture_share import (
+    GREY_WEIGHTS,
     complexity_map,
     texture_share,
     textured_patches,
@@ -162,6 +163,21 @@ def test_the_default_threshold_is_half_a_bit_per_pixel_of_a_whole_patch():
     assert torch.equal(textured_patches(faint), complexity > 50)
     assert torch.equal(textured_patches(faint, grey="bgr"),
                        complexity_map(to_grey(faint, "bgr")) > 50)  # fmt: skip
+
+
+def test_grey_weights_are_those_of_opencv():
+    """0.299 and 0.587 in units of 2^-15, and what is left of 1."""
+    red, green = round(0.299 * 2**15), round(0.587 * 2**15)
+    assert GREY_WEIGHTS["rgb"] == (red, green, 2**15 - red - green)
+    assert GREY_WEIGHTS["bgr"] == GREY_WEIGHTS["rgb"][::-1]
+
+
+def test_grey_by_hand():
+    """Levels (255, 0, 0), (0, 255, 0), (0, 0, 255): 76.2, 149.7 and 29.1 round to 76, 150, 29."""
+    colours = torch.eye(3)[None, :, :, None]
+    levels = (to_grey(colours) * 255).flatten().tolist()
+    assert levels == pytest.approx([76, 150, 29])
+    assert (to_grey(colours, "bgr") * 255).flatten().tolist() == pytest.approx([29, 150, 76])
 
 
 def test_unknown_channel_order():
