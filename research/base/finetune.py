@@ -74,14 +74,12 @@ class Recipe:
 
 RECIPES = {
     "distill": Recipe(teacher_share=1.0, beta=0.3, feature_gan=0, spread=0, average=0.99),
-    "photo": Recipe(),
     "crisp": Recipe(teacher_share=0.85, feature_weight=3.0, feature_gan=1.5, lr=1e-4),
     "even": Recipe(
-        teacher_share=0.75,
         feature_weight=2.0,
         feature_gan=1.0,
-        spread=0.5,
-        spread_target=0.08,
+        spread=0.25,
+        spread_target=0.07,
         lr=1.5e-4,
     ),
 }

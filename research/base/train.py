@@ -57,7 +57,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--out", required=True, type=Path, help="folder for states and models")
     add("--minutes", type=float, default=240, help="training time in all (240)")
     add("--tiles", type=int, default=4096, help="number of tiles (4096)")
-    add("--recipes", nargs="+", default=["photo"], choices=sorted(RECIPES), help="(photo)")
+    add("--recipes", nargs="+", default=["even"], choices=sorted(RECIPES), help="(even)")
     add("--trunk", type=Path, help="weights of an earlier run to go on from; leaves out step 3")
     add("--batch", type=int, help="pictures an update, instead of the recipe's")
     add("--crop", type=int, help="side of HR crops in pixels, instead of the recipe's")

@@ -112,7 +112,7 @@ def test_the_package_has_the_weights_of_the_wheel():
 def test_an_update_moves_the_network_and_not_its_filters(tiles: Tiles, tmp_path: Path):
     parts = load_components("mini")
     parts["unet"] = LatentRRDBNet(num_feat=8, num_grow_ch=4, num_block=1)
-    recipe = replace(RECIPES["photo"], batch=1, crop=64)
+    recipe = replace(RECIPES["even"], batch=1, crop=64)
     state = tmp_path / "run.state"
     tuner = FineTuner(build_generator(parts), tiles, random_features(), recipe, state, 1.0)
     before = {name: p.detach().clone() for name, p in tuner.network.named_parameters()}
