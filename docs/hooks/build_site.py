@@ -32,6 +32,7 @@ REPOSITORY = {
     "gdpo_sr/assets/mini/README.md": "repository/mini.md",
     "gdpo_sr/assets/mini-diffusion/README.md": "repository/mini_diffusion.md",
     "datasets/README.md": "repository/datasets.md",
+    "integrations/comfyui/README.md": "repository/comfyui.md",
     "benchmarks/README.md": "repository/benchmarks.md",
     "research/README.md": "repository/research.md",
     "research/evidence/evidence.md": "repository/studies.md",

@@ -149,7 +149,7 @@ def _of_kind(values: Schema) -> str:
         named = values.get("additionalProperties")
         return f"NAME: {_values(named)}" if isinstance(named, dict) else "keys and values"
     if kind == "array" and "prefixItems" in values:
-        return f"{len(values['prefixItems'])} of {_values(values['prefixItems'][0])}"
+        return f"{len(values['prefixItems'])} × {_values(values['prefixItems'][0])}"
     if kind == "array":
         return f"list of {_values(values['items'])}"
     return f"{KINDS[kind]}{_bounds(values)}" if kind else "anything"

@@ -63,7 +63,7 @@ def test_rows_say_values_and_default(schema: dict):
     assert "| `group_size` | integer ≥ 2, ≤ 64 | `6` |" in page
     assert "| `name` | text | **required** |" in page
     assert "| `use_rot` | `true`, `false` | `false` |" in page
-    assert "| `t_add_range` | 2 of integer | `[100, 400]` |" in page
+    assert "| `t_add_range` | 2 × integer | `[100, 400]` |" in page
     assert "| `fidelity` | NAME: [section](#RewardOptions) | `{}` |" in page
     assert "| `cell_size` | integer ≥ 8, a multiple of 8 or `null` | `null` |" in page
 

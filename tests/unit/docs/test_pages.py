@@ -28,7 +28,7 @@ FILE = re.compile(rf"(?<![\w/.-])((?:{FOLDERS})/[\w./-]+\.(?:py|ya?ml|md|json|pn
 OPTION = re.compile(r"(?<![\w-])--([a-z][a-z_]+)\b")
 KEY = re.compile(r"^(datasets|network_g|network_score|path|train|val|logger)[.:][a-z]\w*([.:]\w+)*")
 MADE_UP = ("docs/img/", "options/my_run.yml")
-LAUNCHERS = {"train.py": "train", "inference.py": "inference", "evaluate.py": "evaluate"}
+LAUNCHERS = {f"{n}.py": n for n in ("train", "inference", "evaluate")} | {"demo": "demo/command"}
 
 
 def name(path: Path) -> str:
@@ -105,7 +105,9 @@ def calls_in(text: str) -> list[tuple[str, str]]:
 
 def is_ours(command: str) -> bool:
     """Not a module such as pip, pytest or mkdocs."""
-    return (ROOT / command).is_file() or (ROOT / "gdpo_sr" / f"{command}.py").is_file()
+    return (ROOT / command).is_file() or (
+        ROOT / "gdpo_sr" / f"{LAUNCHERS.get(command, command)}.py"
+    ).is_file()
 
 
 @pytest.mark.parametrize("page", DOCUMENTS, ids=name)
