@@ -9,9 +9,10 @@ import argparse
 import sys
 
 from gdpo_sr.cli import run_main
-from gdpo_sr.pipelines.one_step_sr import enlarge
+from gdpo_sr.pipelines.picture_inputs import check_scale
 from gdpo_sr.restore.each import write_each
 from gdpo_sr.restore.plan import plan
+from gdpo_sr.utils.resample import enlarge
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -21,6 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("-o", "--output", required=True, help="folder for PNG files")
     parser.add_argument("--scale", type=float, default=4)
     arguments = parser.parse_args(argv)
+    check_scale(arguments.scale)
     jobs = plan([arguments.input], arguments.output)
     return write_each(jobs, lambda job, lr: enlarge(lr, arguments.scale))
 

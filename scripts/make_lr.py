@@ -20,6 +20,7 @@ from gdpo_sr.data.degradations import RealESRGANDegradation
 from gdpo_sr.data.draws import generator_for
 from gdpo_sr.restore.each import write_each
 from gdpo_sr.restore.plan import Job, plan
+from gdpo_sr.types import OptionError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -31,6 +32,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--light", action="store_true", help="as by a camera: little blur, noise")
     arguments = parser.parse_args(argv)
+    if not 1 <= arguments.scale <= 8:
+        raise OptionError(f"--scale {arguments.scale}: use 1 to 8, as the option scale")
     options = light_degradation() if arguments.light else None
     degrade = RealESRGANDegradation(options, arguments.scale)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from gdpo_sr.checkpoints.adapter_config import CONFIG_FILE, read_config
 from gdpo_sr.checkpoints.lora_fit import check_fit
 from gdpo_sr.checkpoints.meaning import STAGE1_FILE, Meaning, read_meaning
 from gdpo_sr.generators.families import network_family
-from gdpo_sr.types import CheckpointError
+from gdpo_sr.types import CheckpointError, OptionError
 from gdpo_sr.writer import new_folder, write_file
 
 if TYPE_CHECKING:
@@ -231,7 +232,10 @@ def attach_lora(
 
     Raises:
         CheckpointError: it does not fit this network.
+        OptionError: `scale` is no number.
     """
+    if not math.isfinite(scale):
+        raise OptionError(f"lora_scale = {scale}: use a number; 1 is the LoRA as trained, 0 none")
     from peft import set_peft_model_state_dict
 
     config, tensors = adapter

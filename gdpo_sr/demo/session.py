@@ -17,10 +17,11 @@ from PIL import Image
 from gdpo_sr.checkpoints.lora import find_adapter
 from gdpo_sr.checkpoints.meaning import Meaning, base_of, read_meaning
 from gdpo_sr.metrics.registry import Metric, create_metric
-from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline, enlarge
+from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline
 from gdpo_sr.restore.candidate_sink import heat_map
 from gdpo_sr.types import ImageError, OptionError
 from gdpo_sr.utils.image_io import image_size, read_image
+from gdpo_sr.utils.resample import enlarge
 
 NO_LORA = "none"
 OWN_BASE = "that of the LoRA's training, or mini"

@@ -24,7 +24,7 @@ from gdpo_sr.pipelines.noise_field import draw_seed
 from gdpo_sr.pipelines.picture_inputs import Picture, check_arguments, check_kinds, to_tensors
 from gdpo_sr.pipelines.restorer import RestoreOptions, Restorer, RestoreReport, RowSink
 from gdpo_sr.types import CheckpointError, OptionError
-from gdpo_sr.utils.resample import Frame, ResizedView, frame_for
+from gdpo_sr.utils.resample import Frame, frame_for
 
 
 @dataclass
@@ -280,11 +280,6 @@ def _check_sizes(frames: Sequence[Frame], output_type: str) -> None:
             f"output_type = {output_type!r} stacks pictures of one size, these become {shown}"
             f"{', ...' if len(sizes) > 3 else ''}: use 'pil' or one call per size"
         )
-
-
-def enlarge(image: torch.Tensor, scale: float) -> torch.Tensor:
-    """Bicubic resize of one picture (3, h, w) in [0, 1] to the generator's input size."""
-    return ResizedView(image, frame_for(*image.shape[-2:], scale)).whole()
 
 
 def _random_generator() -> torch.Generator:

@@ -17,6 +17,12 @@ OUTPUT_TYPES = ("pil", "np", "pt")
 MAX_SCALE = 64
 
 
+def check_scale(scale: float) -> None:
+    """Raise OptionError for a size of the result that is none, or out of all proportion."""
+    if not 0 < scale <= MAX_SCALE:
+        raise OptionError(f"scale = {scale}: use a number above 0 and at most {MAX_SCALE}")
+
+
 def check_arguments(
     scale: float,
     num_candidates: int,
@@ -26,8 +32,7 @@ def check_arguments(
     tile_overlap: int,
 ) -> None:
     """Raise OptionError for what `OneStepSRPipeline.__call__` cannot take, without a model."""
-    if not 0 < scale <= MAX_SCALE:
-        raise OptionError(f"scale = {scale}: use a number above 0 and at most {MAX_SCALE}")
+    check_scale(scale)
     if num_candidates < 1:
         raise OptionError(f"num_candidates = {num_candidates}: use 1 or more")
     if color_fix not in COLOR_FIXES:

@@ -22,7 +22,7 @@ from gdpo_sr.pipelines.picture_inputs import check_arguments
 from gdpo_sr.pipelines.restorer import RestoreOptions, Restorer
 from gdpo_sr.restore import manifest
 from gdpo_sr.restore.candidate_sink import Score
-from gdpo_sr.restore.contact_sheet import write_sheet
+from gdpo_sr.restore.contact_sheet import check_sheet, write_sheet
 from gdpo_sr.restore.options import FolderOptions
 from gdpo_sr.restore.plan import Job, by_size
 from gdpo_sr.restore.restore_folder import restore_folder
@@ -42,6 +42,8 @@ _BAR = (  # always pictures a second, never seconds a picture
 def run(args: argparse.Namespace, jobs: list[Job]) -> int:
     """Restore pictures as `gdpo_sr.inference.main` says; its result and its errors."""
     _check(args)
+    if args.preview is not None:
+        check_sheet(Path(args.preview), jobs)
     _choose_base(args)
     device = checked_device(args.device) if args.device else None
     state = this_process(args.device == "cpu")
@@ -56,7 +58,7 @@ def run(args: argparse.Namespace, jobs: list[Job]) -> int:
     problems = gather(state, _restore(mine, args, options, device or state.device, state))
     if state.is_main_process:
         _summarise(len(found.todo), problems)
-        if args.preview:
+        if args.preview is not None:
             print(f"preview: {write_sheet(Path(args.preview), jobs)}")
     return 1 if problems else 0
 

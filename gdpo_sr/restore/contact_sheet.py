@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,14 +11,35 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from gdpo_sr.restore.plan import Job
-from gdpo_sr.types import ImageError
+from gdpo_sr.types import ImageError, OptionError
 from gdpo_sr.utils.image_io import read_image, write_image
+from gdpo_sr.utils.picture_formats import check_size
 
 SIDE = 240  # of a small picture
 COLUMNS = 3  # pairs in a row
 CAPTION = 22
 GAP = 10
 SHOWN = 300  # pairs at most
+
+
+def check_sheet(path: Path, jobs: Sequence[Job]) -> None:
+    """Find out before the work whether the sheet can be written.
+
+    Raises:
+        OptionError: it is a folder, or would replace an input or a result.
+        ImageError: another suffix, or a format that cannot hold it.
+    """
+    taken = {os.path.realpath(p) for j in jobs for p in (j.source, j.target, j.heat_map) if p}
+    if os.path.realpath(path) in taken or path.is_dir():
+        kind = "a folder" if path.is_dir() else "an input or a result"
+        raise OptionError(f"--preview {path}: this is {kind}; give the name of a new picture")
+    check_size(path, *_size(min(len(jobs), SHOWN)))
+
+
+def _size(pairs: int) -> tuple[int, int]:
+    """Width and height of the sheet."""
+    rows, columns = -(-pairs // COLUMNS), min(COLUMNS, pairs)
+    return GAP + columns * (2 * SIDE + 2 + GAP), GAP + rows * (SIDE + CAPTION + GAP)
 
 
 def write_sheet(path: Path, jobs: Sequence[Job]) -> Path:
@@ -29,10 +51,8 @@ def write_sheet(path: Path, jobs: Sequence[Job]) -> Path:
     pairs = [pair for job in jobs[:SHOWN] if (pair := _pair(job)) is not None]
     if not pairs:
         raise ImageError(f"cannot write {path}: there is no result to show")
-    rows = -(-len(pairs) // COLUMNS)
-    columns = min(COLUMNS, len(pairs))
+    sheet = Image.new("RGB", _size(len(pairs)), "white")
     width, height = 2 * SIDE + 2 + GAP, SIDE + CAPTION + GAP
-    sheet = Image.new("RGB", (GAP + columns * width, GAP + rows * height), "white")
     for index, pair in enumerate(pairs):
         row, column = divmod(index, COLUMNS)
         sheet.paste(pair, (GAP + column * width, GAP + row * height))

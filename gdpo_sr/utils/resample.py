@@ -85,6 +85,11 @@ Taps = tuple[torch.Tensor, torch.Tensor]
 """For each output position K source positions and their weights, (n, K) both."""
 
 
+def enlarge(image: torch.Tensor, scale: float) -> torch.Tensor:
+    """Bicubic resize of one picture (3, h, w) in [0, 1]."""
+    return ResizedView(image, frame_for(*image.shape[-2:], scale)).whole()
+
+
 def _taps(size: int, source_size: int, scale: float) -> Taps:
     stretch = max(1.0, 1 / scale)
     reach = math.ceil(2 * stretch)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 
-from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline, enlarge
+from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline
 from gdpo_sr.types import DatasetError, OptionError
 from gdpo_sr.utils.image_io import list_images, read_image
+from gdpo_sr.utils.resample import enlarge
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "datasets" / "example"
 BENCHES = ("realsr", "drealsr")

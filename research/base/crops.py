@@ -30,10 +30,10 @@ from tqdm import tqdm
 
 from gdpo_sr.cli import run_main
 from gdpo_sr.config.yaml_file import read_yaml
-from gdpo_sr.pipelines.one_step_sr import enlarge
 from gdpo_sr.types import OptionError
 from gdpo_sr.utils.image_io import read_image
 from gdpo_sr.utils.panels import write_side_by_side
+from gdpo_sr.utils.resample import enlarge
 
 PLACES = Path(__file__).with_name("crops.yml")
 SIDE, ZOOM = 160, 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +80,18 @@ def test_restoring_imports_nothing_that_it_does_not_use(tmp_path: Path, pytestco
     )
     assert done.returncode == 0, done.stderr
     assert "kernels" not in done.stderr
+
+
+def test_enlarging_imports_no_model(pytestconfig):
+    """`scripts/bicubic.py` took as long to start as a restoration."""
+    slow = HEAVY - {"cv2"}
+    script = f"import sys, bicubic; slow = {slow} & set(sys.modules); assert not slow, slow"
+    subprocess.run(
+        [sys.executable, "-c", script],
+        check=True,
+        cwd=pytestconfig.rootpath / "scripts",
+        env={**os.environ, "PYTHONPATH": str(pytestconfig.rootpath)},
+    )
 
 
 def test_hidden_packages_are_found_again():

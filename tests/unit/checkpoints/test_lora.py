@@ -18,15 +18,17 @@ from gdpo_sr.checkpoints import adapter_config
 from gdpo_sr.checkpoints.lora import (
     WEIGHTS_FILE,
     adapter_active,
+    adapter_of,
     adapters_disabled,
     add_lora,
+    attach_lora,
     find_adapter,
     load_lora,
     lora_parameters,
     merge_lora,
     save_lora,
 )
-from gdpo_sr.types import CheckpointError
+from gdpo_sr.types import CheckpointError, OptionError
 
 
 def build_unet(width: int = 8, blocks: int = 2) -> UNet2DConditionModel:
@@ -350,3 +352,12 @@ def test_a_config_that_is_none(saved: Path, tmp_path: Path, text: str):
     with pytest.raises(CheckpointError, match=r"adapter_config.json") as told:
         load_lora(build_unet(), folder)
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("scale", [float("nan"), float("inf")])
+def test_a_scale_that_is_no_number_is_refused_before_anything_changes(tuned, scale: float):
+    """`--lora_scale nan` made every picture "no finite result"."""
+    adapter, unet = adapter_of(tuned[0]), build_unet()
+    with pytest.raises(OptionError, match=f"lora_scale = {scale}: use a number"):
+        attach_lora(unet, adapter, "x", scale=scale)
+    assert not hasattr(unet, "peft_config")

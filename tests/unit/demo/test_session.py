@@ -14,9 +14,10 @@ from PIL import Image
 from gdpo_sr.cli import run_main
 from gdpo_sr.demo import command
 from gdpo_sr.demo.session import NO_LORA, OWN_BASE, Request, Restored, Session
-from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline, enlarge
+from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline
 from gdpo_sr.types import ImageError, OptionError
 from gdpo_sr.utils.image_io import read_image
+from gdpo_sr.utils.resample import enlarge
 
 
 @pytest.fixture(scope="module")

@@ -55,3 +55,15 @@ def test_empty_paths(script, photos: Path):
         script(["-i", str(photos), "-o", ""])
     with pytest.raises(DatasetError, match="an empty path was given"):
         script(["-i", "", "-o", "out"])
+
+
+@pytest.mark.parametrize(
+    "name, scales", [("make_lr", ("0", "-4", "9")), ("bicubic", ("nan", "1e9"))]
+)
+def test_a_scale_that_is_none_is_told_before_the_work(name: str, scales, photos: Path, tmp_path):
+    """They ended in tracebacks: divided by zero, no integer, 128 GB of memory."""
+    main = runpy.run_path(str(SCRIPTS / f"{name}.py"))["main"]
+    for scale in scales:
+        with pytest.raises(OptionError, match=r"scale.*use "):
+            main(["-i", str(photos), "-o", str(tmp_path / "out"), "--scale", scale])
+    assert not (tmp_path / "out").exists()
