@@ -71,10 +71,12 @@ def _inputs(session: Session) -> list[Any]:
 
 
 def _outputs() -> list[Any]:
+    kept = ["download", "fullscreen"]  # not the button that shares with others
+    look: dict[str, Any] = {"format": "png", "buttons": kept}
     return [
-        gr.ImageSlider(label="Before and after", format="png", elem_id="slider"),
-        gr.Gallery(label="Candidates", format="png", columns=4, elem_id="candidates"),
-        gr.Image(label="Where they differ", format="png", elem_id="spread"),
+        gr.ImageSlider(label="Before and after", elem_id="slider", **look),
+        gr.Gallery(label="Candidates", columns=3, height="auto", elem_id="candidates", **look),
+        gr.Image(label="Where they differ", elem_id="spread", **look),
     ]
 
 

@@ -71,7 +71,7 @@ class Restored:
         """A line a candidate: its number, its scores, and which is best."""
         lines = []
         for index, scores in enumerate(self.scores):
-            figures = [f"{name} {value:.2f}" for name, value in scores.items() if value == value]
+            figures = [f"{name} {value:.1f}" for name, value in scores.items() if value == value]
             mark = " (best)" if index == self.best and len(self.scores) > 1 else ""
             lines.append(", ".join([f"{index + 1}{mark}", *figures]))
         return lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,16 @@ SECONDS = 240
 
 
 @pytest.fixture
-def address(base: Path):
+def session(base: Path) -> Session:
+    made = Session([str(base)], [], ["piqe"], torch.device("cpu"), 100_000)
+    made.bases = made.bases[1:]  # the tiny base comes first
+    return made
+
+
+@pytest.fixture
+def address(session: Session):
     from gdpo_sr.demo.page import build, launch
 
-    session = Session([str(base)], [], ["piqe"], torch.device("cpu"), 100_000)
-    session.bases = session.bases[1:]  # the tiny base comes first
     page = build(session)
     yield launch(page, "127.0.0.1", None, 1_000_000, wait=False)
     page.close()
@@ -46,7 +52,29 @@ def test_a_visitor_restores_a_picture(address: str, tmp_path: Path):
         assert "piqe" in page.run("document.querySelector('#candidates').textContent")
         page.screenshot(tmp_path / "demo.png")
         strange = [u for u in page.requests if not u.startswith((address, "data:", "blob:"))]
-        assert not strange, strange
+        assert not strange and not page.errors, (strange, page.errors)
+        assert page.run("document.querySelector('[aria-label=Share], [title=Share]')") is None
+
+
+def test_stop_ends_after_the_candidate_in_work(session: Session, address: str, tmp_path: Path):
+    def slow(image: torch.Tensor) -> float:
+        time.sleep(1)
+        return 0.0
+
+    slow.lower_better = True
+    session.metrics = {"slow": slow}
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    with open_browser(tmp_path / "profile") as page:
+        page.open(address, 1280)
+        page.until("document.querySelector('#picture input[type=file]') !== null", SECONDS)
+        page.choose_file("#picture input[type=file]", tmp_path / "a.png")
+        page.until("document.querySelector('#picture img') !== null", SECONDS)
+        page.run("document.querySelector('#restore').click()")
+        images = "document.querySelectorAll('#candidates .grid-container img').length"
+        page.until(f"{images} > 0", SECONDS)
+        page.run("document.querySelector('#stop').click()")
+        time.sleep(6)
+        assert page.run(images) < 4
 
 
 def test_nothing_is_shared_and_other_places_are_forbidden(address: str):

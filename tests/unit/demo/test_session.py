@@ -53,7 +53,7 @@ def test_the_best_has_the_best_first_score_and_says_so(session):
     scores = [{"piqe": 30.0, "niqe": 5.0}, {"piqe": 20.0}, {"piqe": float("nan"), "niqe": 1.0}]
     assert session._best(scores) == 1  # PIQE: lower is better
     shown = Restored(np.zeros((1, 1, 3), np.uint8), scores=scores, best=1).captions()
-    assert shown == ["1, piqe 30.00, niqe 5.00", "2 (best), piqe 20.00", "3, niqe 1.00"]
+    assert shown == ["1, piqe 30.0, niqe 5.0", "2 (best), piqe 20.0", "3, niqe 1.0"]
     session.metrics = {}
     assert session._best([{}, {}]) == 0
 
