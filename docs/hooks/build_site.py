@@ -42,6 +42,7 @@ REPOSITORY = {
 """Documents outside docs/, and their place on the site."""
 FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
+PICTURE = re.compile(r'<p>(<img [^>]*src="([^"]+)"[^>]*>)</p>')
 
 _log = logging.getLogger("mkdocs.hooks.gdpo_sr")
 _places: dict[str, str] = {}  # of a file of the repository on the site
@@ -94,10 +95,10 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Formulas as MathML."""
+    """Formulas as MathML; a picture of its own opens at its full size."""
 
     def formula(match: re.Match[str]) -> str:
         display = "block" if match.group(1) == "div" else "inline"
         return convert(unescape(match.group(2)), display=display)
 
-    return FORMULA.sub(formula, html)
+    return PICTURE.sub(r'<p><a href="\2">\1</a></p>', FORMULA.sub(formula, html))

@@ -76,6 +76,14 @@ def test_marks_and_formulas_are_replaced(site: Path):
     assert "resume rules" not in (site / "train" / "runs.html").read_text("utf-8")
 
 
+def test_a_plot_opens_at_its_full_size(site: Path):
+    text = (site / "evidence.html").read_text("utf-8")
+    assert re.search(
+        r'<a href="repository/i_main_job.png"><img [^>]*src="repository/i_main_job', text
+    )
+    assert (site / "repository" / "i_main_job.png").is_file()
+
+
 def test_the_home_page_is_the_readme(site: Path):
     first = (ROOT / "README.md").read_text("utf-8").splitlines()[0].lstrip("# ")
     home = (site / "index.html").read_text("utf-8")
