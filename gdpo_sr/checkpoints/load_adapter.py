@@ -1,4 +1,4 @@
-"""A trained adapter of either stage on a generator, with what it means."""
+"""A trained adapter of either stage on a network, with what it means."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gdpo_sr.types import CheckpointError
 
 
 def load_adapter(
-    generator: NoiseAwareGenerator,
+    network: NoiseAwareGenerator,
     folder: str | Path,
     name: str = "default",
     given: Mapping[str, Any] | None = None,
@@ -41,20 +41,20 @@ def load_adapter(
     adapter = find_adapter(folder)
     meaning = read_meaning(adapter)
     if is_stage1(adapter):
-        if lora_parameters(generator.unet):
+        if lora_parameters(network.unet):
             raise CheckpointError(
                 f"'{adapter}' is a LoRA of stage 1 and replaces weights: load it before any other"
             )
-        GeneratorAdapters(generator.unet, generator.vae, name).load(adapter, scale=scale)
+        GeneratorAdapters(network.unet, network.vae, name).load(adapter, scale=scale)
     else:
-        attach_lora(generator.unet, read_adapter(adapter), adapter, name, scale=scale)
-    check_base(generator.unet, meaning, adapter)
-    apply_meaning(generator, meaning, given)
-    generator.eval()  # the dropout of a new adapter starts in training mode
+        attach_lora(network.unet, read_adapter(adapter), adapter, name, scale=scale)
+    check_base(network.unet, meaning, adapter)
+    apply_meaning(network, meaning, given)
+    network.eval()  # the dropout of a new adapter starts in training mode
 
 
 def continue_adapter(
-    generator: NoiseAwareGenerator, folder: str | Path, given: Mapping[str, Any]
+    network: NoiseAwareGenerator, folder: str | Path, given: Mapping[str, Any]
 ) -> None:
     """`load_adapter` of stage 2 for further training: its parameters are trainable.
 
@@ -62,15 +62,15 @@ def continue_adapter(
         CheckpointError: there is none, it does not fit, or it is of stage 1.
     """
     adapter = find_adapter(folder)
-    load_lora(generator.unet, adapter, trainable=True)
+    load_lora(network.unet, adapter, trainable=True)
     meaning = read_meaning(adapter)
-    check_base(generator.unet, meaning, adapter)
-    apply_meaning(generator, meaning, given)
+    check_base(network.unet, meaning, adapter)
+    apply_meaning(network, meaning, given)
 
 
-def merge_adapters(generator: NoiseAwareGenerator) -> NoiseAwareGenerator:
+def merge_adapters(network: NoiseAwareGenerator) -> NoiseAwareGenerator:
     """Merge what is on UNet and VAE into their weights; same function."""
-    for network in (generator.unet, generator.vae):
-        if lora_parameters(network):
-            merge_lora(network)
-    return generator
+    for part in (network.unet, network.vae):
+        if lora_parameters(part):
+            merge_lora(part)
+    return network

@@ -58,9 +58,9 @@ class Meaning:
     weights: dict[str, list[float]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, generator: NoiseAwareGenerator, base: NetworkOptions) -> Meaning:
-        """Meaning of what is about to be trained on `generator`, which was loaded from `base`."""
-        t = generator.scheduler.config
+    def of(cls, network: NoiseAwareGenerator, base: NetworkOptions) -> Meaning:
+        """Meaning of what is about to be trained on `network`, which was loaded from `base`."""
+        t = network.scheduler.config
         return cls(
             base=base.base,
             revision=base.revision,
@@ -68,8 +68,8 @@ class Meaning:
             vae=base.vae,
             t_add=t.t_add,
             t_diff=t.t_diff,
-            prompt=generator.prompt,
-            weights=sample_weights(generator.unet),
+            prompt=network.prompt,
+            weights=sample_weights(network.unet),
         )
 
     def write(self, folder: Path) -> None:
@@ -157,7 +157,7 @@ def _are_numbers(values: Any) -> bool:
 
 
 def apply_meaning(
-    generator: NoiseAwareGenerator, meaning: Meaning, given: Mapping[str, Any] | None = None
+    network: NoiseAwareGenerator, meaning: Meaning, given: Mapping[str, Any] | None = None
 ) -> None:
     """Set timesteps and prompt to those of the training, but for what the user gave.
 
@@ -170,17 +170,17 @@ def apply_meaning(
         tell_override(name, value, trained[name])
         if value is not None:
             trained[name] = None
-    generator.scheduler.set_timesteps_pair(trained["t_add"], trained["t_diff"])
+    network.scheduler.set_timesteps_pair(trained["t_add"], trained["t_diff"])
     if trained["prompt"] is not None:
-        generator.prompt = trained["prompt"]
+        network.prompt = trained["prompt"]
 
 
 def resume_meaning(
-    generator: NoiseAwareGenerator, meaning: Meaning, saved: Mapping[str, Any] | None
+    network: NoiseAwareGenerator, meaning: Meaning, saved: Mapping[str, Any] | None
 ) -> Meaning:
     """Of a run that goes on: timesteps and prompt as its state holds them; None: of version 0.1."""
     meaning = replace(meaning, **(saved or {}))
-    apply_meaning(generator, meaning)
+    apply_meaning(network, meaning)
     return meaning
 
 

@@ -31,9 +31,9 @@ def merged_generator(
         CheckpointError: the LoRA is missing or does not fit the base.
     """
     place = base_of(read_meaning(find_adapter(lora)), place or {})
-    generator = build_generator(load_components(**place))
-    load_adapter(generator, lora, given=given, scale=scale)
-    return merge_adapters(generator)
+    network = build_generator(load_components(**place))
+    load_adapter(network, lora, given=given, scale=scale)
+    return merge_adapters(network)
 
 
 def find_run_adapter(run: Path) -> Path:

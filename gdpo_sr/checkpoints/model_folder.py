@@ -58,15 +58,15 @@ def write_model(components: dict[str, Any], folder: Path) -> None:
     write_file(folder / "model_index.json", json.dumps(index, indent=2, ensure_ascii=False) + "\n")
 
 
-def components_of(generator: NoiseAwareGenerator) -> dict[str, Any]:
-    """Parts of a generator as `write_model` takes them."""
+def components_of(network: NoiseAwareGenerator) -> dict[str, Any]:
+    """Parts of a network as `write_model` takes them."""
     return {
-        "unet": generator.unet,
-        "vae": generator.vae,
-        "text_encoder": generator.prompt_encoder.whole_text_encoder(),
-        "tokenizer": generator.prompt_encoder.tokenizer,
-        "scheduler": generator.scheduler,
-        "prompt": generator.prompt,
+        "unet": network.unet,
+        "vae": network.vae,
+        "text_encoder": network.prompt_encoder.whole_text_encoder(),
+        "tokenizer": network.prompt_encoder.tokenizer,
+        "scheduler": network.scheduler,
+        "prompt": network.prompt,
     }
 
 

@@ -136,12 +136,12 @@ def export(
         licence: for the card.
     """
     facts = run_facts(source)
-    generator = merged_source(source, meaning) if merged else None
+    network = merged_source(source, meaning) if merged else None
     with new_folder(folder) as temporary:
-        if generator is None:
+        if network is None:
             write_lora(source, temporary, meaning)
         else:
-            write_model(components_of(generator), temporary)
+            write_model(components_of(network), temporary)
         name = title or facts.options.get("name") or folder.name
         card = model_card(facts, name.split("/")[-1], merged, meaning, licence)
         write_file(temporary / "README.md", card)

@@ -1,4 +1,4 @@
-"""Paired validation: trained generator and base restore the same pictures from the same noise."""
+"""Paired validation: trained network and base restore the same pictures from the same noise."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Scores = dict[str, list[float]]
 
 
 class PairedValidation:
-    """Compares the trained generator with its base.
+    """Compares the trained network with its base.
 
     Args:
-        generator: the trained one.
+        network: the trained one.
         pairs: dicts of `hr` (3, H, W), `lr` and `name`, as from `make_validation_set`.
         metrics: by the name they get in the table.
         rewarded: names of those that training looks at, as a reward or a loss.
@@ -31,13 +31,13 @@ class PairedValidation:
             (noise_seed, i, k) alone.
         color_fix: method that gives restorations the colours of their LR picture, as inference does
             (`gdpo_sr.utils.color_fix`).
-        base: inside this context the generator is its base; None: its adapters are switched off.
+        base: inside this context the network is its base; None: its adapters are switched off.
             Used once, at the first run or in `remember_base`.
     """
 
     def __init__(
         self,
-        generator: NoiseAwareGenerator,
+        network: NoiseAwareGenerator,
         pairs: list[dict[str, Any]],
         metrics: Mapping[str, Metric],
         rewarded: set[str],
@@ -46,14 +46,14 @@ class PairedValidation:
         color_fix: str = "wavelet",
         base: Callable[[], AbstractContextManager[None]] | None = None,
     ) -> None:
-        self.generator = generator
+        self.network = network
         self.pairs = pairs
         self.metrics = metrics
         self.rewarded = rewarded
         self.noise_seed = noise_seed
         self.num_noises = num_noises
         self.color_fix = color_fix
-        self._base_context = base or (lambda: adapters_disabled(generator.unet))
+        self._base_context = base or (lambda: adapters_disabled(network.unet))
         self._base: tuple[Scores, list[torch.Tensor]] | None = None
 
     def run(self, iteration: int) -> tuple[Comparison, Pictures]:
@@ -101,16 +101,16 @@ class PairedValidation:
 
     def _restore(self, index: int, pair: dict[str, Any]) -> torch.Tensor:
         """Restorations (num_noises, 3, H, W) in [0, 1] of picture `index`."""
-        device = next(self.generator.unet.parameters()).device
+        device = next(self.network.unet.parameters()).device
         enlarged = enlarge_lr(pair["lr"][None], pair["hr"][None]).to(device)
-        shape = self.generator.latent_shape(enlarged)
+        shape = self.network.latent_shape(enlarged)
         noise = [
             draw_noise(shape, generator_for("noise", self.noise_seed, index, k), device)
             for k in range(self.num_noises)
         ]
-        prompts = self.generator.prompts_of([pair["caption"]] if "caption" in pair else None, 1)
+        prompts = self.network.prompts_of([pair["caption"]] if "caption" in pair else None, 1)
         injected = GroupNoise(None, torch.stack(noise, 1))
-        group = restore_group(self.generator, enlarged, prompts, injected, Sampling(chunk=1))
+        group = restore_group(self.network, enlarged, prompts, injected, Sampling(chunk=1))
         restored = group.images[0]
         colours = (enlarged / 2 + 0.5).expand_as(restored)
         return apply_color_fix(self.color_fix, restored, colours).clamp(0, 1)

@@ -46,6 +46,10 @@ REASONS: dict[str, tuple[str, ...]] = {
         "advantages.py: shares = normalized.new_tensor(weights or [1.0] * len(scores))"
         "[:, None, None] | 1.0 -> 2.0",
     ),
+    "the order of the words of a type says nothing": (
+        'rewards/base.py: Kind = Literal["fidelity", "perception"] | "fidelity" -> \'perception\'',
+        'rewards/base.py: Kind = Literal["fidelity", "perception"] | "perception" -> \'fidelity\'',
+    ),
     "a margin and its strength are multiplied": (
         "losses/diffusion_dpo.py: return preference_loss(pair_margin(policy_error,"
         " reference_error, advantages), beta) | preference_loss(pair_margin(policy_error,"

@@ -81,6 +81,11 @@ def _into_class(old: type, new: type) -> bool:
 
 
 def _defaults(old: object, new: object) -> bool:
+    """Also those that a decorator remembers as a signature."""
+    closures = [getattr(function, "__closure__", None) or () for function in (old, new)]
+    for own, other in zip(*closures, strict=False):
+        if isinstance(other.cell_contents, inspect.Signature):
+            own.cell_contents = other.cell_contents
     before, after = inspect.unwrap(old), inspect.unwrap(new)
     if not isinstance(before, FunctionType) or not isinstance(after, FunctionType):
         return False

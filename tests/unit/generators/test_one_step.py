@@ -122,3 +122,8 @@ def test_a_network_that_predicts_the_sample():
     noisy = scheduler.add_noise(draw(0), draw(1))
     restored = scheduler.predict_x0(noisy, scheduler.to_epsilon(noisy, draw(2)))
     torch.testing.assert_close(restored, draw(2), atol=1e-5, rtol=1e-5)
+
+
+def test_the_first_and_last_timestep_are_allowed():
+    scheduler = OneStepScheduler(t_add=999, t_diff=0)
+    assert (scheduler.config.t_add, scheduler.config.t_diff) == (999, 0)
