@@ -18,6 +18,7 @@ from gdpo_sr.group.advantages import total_in_spreads
 from gdpo_sr.group.sample import Group, draw_noise
 from gdpo_sr.group.score import as_given_out, score_group
 from gdpo_sr.rewards.base import Reward
+from gdpo_sr.types import OptionError
 
 LEVEL = 5 / 255
 """Strength of noise, grid and cast: seen at a second look."""
@@ -124,11 +125,16 @@ def maximised(
     `images`; a step moves a pixel by `size` in the mean square.
 
     Steps get smaller towards the end.
+
+    Raises:
+        OptionError: the gradient is 0 or not finite.
     """
     found = images.detach().clone()
     for step in range(steps):
         found.requires_grad_()
         [gradient] = torch.autograd.grad(score(found).sum(), found)
+        if not gradient.isfinite().all() or not gradient.any():
+            raise OptionError("its gradient is 0 or not finite: nothing can be maximised")
         length = gradient.square().mean((1, 2, 3), keepdim=True).sqrt().clamp(min=1e-12)
         moved = found.detach() + size * (1 - step / steps) * gradient / length
         found = moved.clamp(0, 1)
