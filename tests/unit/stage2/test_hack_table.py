@@ -1,4 +1,4 @@
-"""Cheap changes and the rewards of an options file; the pictures that they like best are written."""
+"""Cheap changes and the rewards of an options file; the pictures that they like best."""
 
 from __future__ import annotations
 
