@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from gdpo_sr.generators.families import AUTOENCODERS, NETWORKS
 from gdpo_sr.types import CheckpointError
+from gdpo_sr.utils.json_file import read_object
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -49,18 +50,16 @@ def read_config(file: Path) -> LoraConfig:
     """
     from peft import LoraConfig
 
-    try:
-        values = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"'{file}' cannot be read ({error}): copy the LoRA again") from error
-    if not isinstance(values, dict) or values.get("peft_type", "LORA") != "LORA":
+    values = read_object(file, "copy the LoRA again")
+    if values.get("peft_type", "LORA") != "LORA":
         raise CheckpointError(f"'{file}': peft_type is not LORA: give an adapter of that kind")
     for key in filter(values.get, _OTHER_KINDS):
         raise CheckpointError(
-            f"'{file}': {key} = {json.dumps(values[key])} is not supported: train a plain LoRA"
+            f"'{file}': {key} = {json.dumps(values[key]):.60} is not supported: train a plain LoRA"
         )
     if values.get("bias", "none") != "none":
-        raise CheckpointError(f"'{file}': bias = {values['bias']!r} is not supported, only 'none'")
+        bias = repr(values["bias"])
+        raise CheckpointError(f"'{file}': bias = {bias:.60} is not supported, only 'none'")
     return LoraConfig(
         r=_number(values, "r", 1, file),
         lora_alpha=_number(values, "lora_alpha", 0, file),

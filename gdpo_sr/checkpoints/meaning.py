@@ -19,6 +19,7 @@ from gdpo_sr.config.yaml_file import read_yaml
 from gdpo_sr.generators.families import network_family
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
 from gdpo_sr.types import CheckpointError, OptionError
+from gdpo_sr.utils.json_file import read_object
 from gdpo_sr.writer import write_file
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ SAME_BASE = 5e-3
 """Relative L2 distance of sampled weights within which two bases are the same; rounding to bfloat16
 is 2e-3."""
 _TENSORS, _VALUES = 16, 8  # of the sample: tensors, and values of each
+
+_AGAIN = "copy the LoRA again"
 
 _log = logging.getLogger(__name__)
 
@@ -105,7 +108,7 @@ def read_meaning(adapter: Path) -> Meaning:
     for name in (MEANING_FILE, STAGE1_FILE):
         if (adapter / name).is_file():
             changes = {} if name == MEANING_FILE else {"changes": ["unet", "vae", "conv_in"]}
-            return _checked(adapter / name, {**_read(adapter / name), **changes})
+            return _checked(adapter / name, {**read_object(adapter / name, _AGAIN), **changes})
     options = adapter.resolve().parent.parent / "options.yml"
     return run_meaning(options) if options.is_file() else Meaning()
 
@@ -121,17 +124,6 @@ def run_meaning(options: Path) -> Meaning:
     except OptionError as error:
         raise CheckpointError(f"{error}; it says what the LoRA of its run means") from error
     return _checked(options, dict(network) if isinstance(network, dict) else {})
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"'{file}' cannot be read ({error}): copy the LoRA again") from error
-    if not isinstance(values, dict):
-        kind = type(values).__name__
-        raise CheckpointError(f"'{file}' holds a {kind}, not an object: copy the LoRA again")
-    return values
 
 
 def _checked(file: Path, values: dict[str, Any]) -> Meaning:

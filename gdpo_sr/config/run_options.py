@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from gdpo_sr.option_group import OptionGroup, raise_problems
 
@@ -21,6 +21,15 @@ class MetricOptions(OptionGroup):
     options: dict[str, Any] = Field(
         default_factory=dict, description="Keyword arguments passed to the metric."
     )
+
+    @field_validator("options")
+    @classmethod
+    def _nothing_from_the_network(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """pyiqa would download what such an option names."""
+        for key, value in options.items():
+            if "://" in str(value):
+                raise ValueError(f"{key} is an address: download it, and give the file")
+        return options
 
 
 class LoraOptions(OptionGroup):

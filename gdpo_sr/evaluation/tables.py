@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import math
-import re
 import sys
 from collections.abc import Callable, Sequence
 
 from gdpo_sr.evaluation.results import Evaluation, MetricInfo, problem_lines
 from gdpo_sr.evaluation.summary import DIGITS, Cell, Difference, cells, differences, noise_range
-from gdpo_sr.utils.text import printable
+from gdpo_sr.utils.text import in_markdown
 
 Mark = Callable[[str, int], str]
 """How the best (rank 1) and second best (rank 2) number is set off."""
@@ -173,11 +172,6 @@ def interval_text(entry: Difference) -> str:
     if not (math.isfinite(entry.low) and math.isfinite(entry.high)):
         return f"none of {entry.count} picture{'' if entry.count == 1 else 's'}"
     return f"[{entry.low:+.{DIGITS}f}, {entry.high:+.{DIGITS}f}]"
-
-
-def in_markdown(text: str) -> str:
-    """A name or message as plain text: nothing in it is markup, and it stays on its line."""
-    return re.sub(r"([\\`*<>\[\]|])", r"\\\1", printable(text.replace("\n", " ")))
 
 
 def arrow(metric: MetricInfo) -> str:

@@ -45,7 +45,7 @@ class OneStepScheduler(Saved):
     ) -> None:
         if prediction_type not in PREDICTION_TYPES:
             raise OptionError(
-                f"prediction_type {prediction_type!r}: use one of {', '.join(PREDICTION_TYPES)}"
+                f"prediction_type {prediction_type!r:.60}: use one of {', '.join(PREDICTION_TYPES)}"
             )
         self.alphas_cumprod = cumulative_alphas(
             beta_start, beta_end, num_train_timesteps, beta_schedule
@@ -56,8 +56,9 @@ class OneStepScheduler(Saved):
     def check_timestep(self, name: str, timestep: int) -> None:
         """Raise OptionError unless `timestep`, called `name`, is an integer of the schedule."""
         steps = len(self.alphas_cumprod)
-        if not isinstance(timestep, int) or not 0 <= timestep < steps:
-            raise OptionError(f"{name} = {timestep}: choose an integer in 0 .. {steps - 1}")
+        is_integer = isinstance(timestep, int) and not isinstance(timestep, bool)
+        if not is_integer or not 0 <= timestep < steps:
+            raise OptionError(f"{name} = {timestep!r:.60}: choose an integer in 0 .. {steps - 1}")
 
     def set_timesteps_pair(self, t_add: int | None = None, t_diff: int | None = None) -> None:
         """Replace one or both timesteps; they are saved with the model from then on."""

@@ -89,14 +89,15 @@ class PromptEncoder(nn.Module):
 
     @torch.no_grad()
     def _encode(self, prompts: list[str]) -> torch.Tensor:
+        text_encoder = self.whole_text_encoder()
+        places = text_encoder.config.max_position_embeddings  # what the tokenizer says may be more
         ids = self.tokenizer(
             prompts,
-            max_length=self.tokenizer.model_max_length,
+            max_length=min(self.tokenizer.model_max_length, places),
             padding="max_length",
             truncation=True,
             return_tensors="pt",
         ).input_ids
-        text_encoder = self.whole_text_encoder()
         device = next(text_encoder.parameters()).device
         with torch.autocast(device.type, enabled=False):
             return text_encoder(ids.to(device))[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from gdpo_sr.config.yaml_file import dump_yaml, read_yaml
 from gdpo_sr.generators.base_folder import EMBEDDED, mirrors
 from gdpo_sr.trainer.report import Comparison, MetricComparison, mean
 from gdpo_sr.types import CheckpointError
+from gdpo_sr.utils.text import as_code, in_markdown
 
 METHODS = {
     "GDPOModel": "GDPO-SR stage 2 (Group Direct Preference Optimization, arXiv 2603.16769)",
     "NAOSDModel": "GDPO-SR stage 1 (noise-aware one-step generator, arXiv 2603.16769)",
 }
+_NO_LICENCE = "Not stated by who made this model; ask before using it."
 
 
 @dataclass(frozen=True)
@@ -74,16 +77,17 @@ def model_card(
     """
     parts = [
         _front_matter(merged, meaning, licence),
-        f"# {title}",
+        f"# {in_markdown(title)}",
         _summary(run, merged),
         "## How to load\n\n" + (_load_merged() if merged else _load_lora(meaning)),
         "## Training\n\n" + _facts(run, meaning),
         "## Figures\n\n" + _figures(run),
-        "## Licence\n\n" + (licence or "Not stated by who made this model; ask before using it."),
+        "## Licence\n\n" + in_markdown(licence or _NO_LICENCE),
     ]
     if run.options:
         options = dump_yaml(without_folders(run.options))
-        parts.append(f"## Options\n\n```yaml\n{options}```")
+        fence = "`" * max(3, 1 + max(map(len, re.findall("`+", options)), default=0))
+        parts.append(f"## Options\n\n{fence}yaml\n{options}{fence}")
     return "\n\n".join(parts) + "\n"
 
 
@@ -100,20 +104,21 @@ def _front_matter(merged: bool, meaning: Meaning, licence: str | None) -> str:
 
 def is_hub_id(base: str) -> bool:
     """Whether `base` is OWNER/NAME and no folder here."""
-    return base.count("/") == 1 and not base.startswith((".", "/", "~")) and not Path(base).exists()
+    return re.fullmatch(r"\w[\w.-]*/[\w.-]+", base) is not None and not Path(base).exists()
 
 
 def base_text(base: str) -> str:
     """A base as readers elsewhere understand it: no folder of this machine."""
     if base in EMBEDDED:
         return f"`{base}`, embedded in gdpo_sr"
-    return f"`{base}`" if is_hub_id(base) else f"`{Path(base).name}`, a folder of the author"
+    folder = f"{as_code(Path(base).name)}, a folder of the author"
+    return f"`{base}`" if is_hub_id(base) else folder
 
 
 def _summary(run: RunFacts, merged: bool) -> str:
     kind = "A complete model" if merged else "A LoRA of the UNet"
-    method = METHODS.get(run.options.get("model_type", ""), "gdpo_sr")
-    scale = f", x{run.options['scale']}" if "scale" in run.options else ""
+    method = METHODS.get(str(run.options.get("model_type")), "gdpo_sr")
+    scale = f", x{in_markdown(str(run.options['scale']))}" if "scale" in run.options else ""
     return f"{kind} for one-step image super-resolution{scale}, made with {method}."
 
 
@@ -156,8 +161,8 @@ def _facts(run: RunFacts, meaning: Meaning) -> str:
         "updates": _updates(run.updates, train.get("total_iter")),
         "LoRA rank": train.get("lora", {}).get("rank"),
         "group size": train.get("group_size"),
-        "rewards": ", ".join(_rewards(train)) or None,
-        "losses": ", ".join(_losses(train)) or None,
+        "rewards": ", ".join(map(in_markdown, _rewards(train))) or None,
+        "losses": ", ".join(map(in_markdown, _losses(train))) or None,
         "learning rate": train.get("optim_g", {}).get("lr"),
         "training photos": _data_folder(data.get("train")),
         "validation photos": _data_folder(data.get("val")),
@@ -198,7 +203,7 @@ def _data_folder(section: dict[str, Any] | None) -> str | None:
         return None
     found = section["dataroot_gt"]
     folders = [found] if isinstance(found, str) else found
-    return ", ".join(f"`{Path(folder).name}`" for folder in folders)
+    return ", ".join(as_code(Path(folder).name) for folder in folders)
 
 
 def _figures(run: RunFacts) -> str:
@@ -206,7 +211,7 @@ def _figures(run: RunFacts) -> str:
     comparison = run.comparison
     if comparison is None:
         return "None: no validation of this model is at hand."
-    names = ", ".join(comparison.pictures)
+    names = ", ".join(map(in_markdown, comparison.pictures))
     lines = [
         f"Measured by gdpo_sr after {comparison.iteration} updates on {len(comparison.pictures)} "
         f"validation photos ({names}); base and result get the same LR photo and noise. +- is the "
@@ -224,7 +229,7 @@ def _figures(run: RunFacts) -> str:
 def _row(row: MetricComparison) -> str:
     changes = row.changes()
     cells = [
-        row.name,
+        in_markdown(row.name),
         "lower" if row.lower_better else "higher",
         "yes" if row.rewarded else "no",
         _number(mean(row.base)),

@@ -92,7 +92,7 @@ class StateFolder:
             CheckpointError: there are states, and none is good.
         """
         first: CheckpointError | None = None
-        for folder in reversed(saved_states(self.states)):
+        for folder in reversed(_numbered(self.states)):
             try:
                 state = load_state(folder)
                 check(state, str(folder))
@@ -109,7 +109,7 @@ class StateFolder:
         """Move states of later iterations, which a run that goes on from here will make again, and
         their models to a folder `set_aside_<time>`. Returns that of the states.
         """
-        later = [f for f in saved_states(self.states) if int(f.name) > iteration]
+        later = [f for f in _numbered(self.states) if int(f.name) > iteration]
         stamp = f"set_aside_{time.strftime('%Y%m%d_%H%M%S')}"
         for folder in reversed(later):
             model = self.models / self.model_of(int(folder.name))
@@ -130,9 +130,14 @@ def move_into(folder: Path, parent: Path) -> None:
 
 def saved_states(folder: Path) -> list[Path]:
     """Complete states, oldest first."""
+    return [f for f in _numbered(folder) if (f / STATE_FILE).is_file()]
+
+
+def _numbered(folder: Path) -> list[Path]:
+    """Folders of states, whatever is left in them, oldest first."""
     if not folder.is_dir():
         return []
-    return sorted(f for f in folder.iterdir() if f.name.isdigit() and (f / STATE_FILE).is_file())
+    return sorted(f for f in folder.iterdir() if f.name.isdigit() and f.is_dir())
 
 
 def load_state(folder: Path) -> dict[str, Any]:
@@ -157,6 +162,11 @@ def load_state(folder: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(state, dict) or not NEEDED <= state.keys():
         raise CheckpointError(f"'{file}' is no state of a run: move it elsewhere")
+    if "health" in state and not (folder / SUMS_FILE).is_file():  # version 0.1 wrote neither
+        raise CheckpointError(
+            f"'{folder}' has lost its {SUMS_FILE}, so nobody knows whether it is whole: resume "
+            "from another state with path.resume_state"
+        )
     if folder.name.isdigit() and int(folder.name) != state["iteration"]:
         raise CheckpointError(
             f"'{file}' is of iteration {state['iteration']}, not of its folder's: move it elsewhere"
@@ -173,10 +183,11 @@ def check_sums(folder: Path) -> None:
     sums = folder / SUMS_FILE
     if not sums.is_file():
         return
-    for line in sums.read_text(encoding="utf-8", errors="replace").splitlines():
-        wanted, _, name = line.partition("  ")
+    lines = sums.read_text(encoding="utf-8", errors="replace").splitlines()
+    wanted = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    for name in {*wanted, STATE_FILE}:
         file = folder / Path(name).name
-        if not file.is_file() or sha256(file) != wanted:
+        if not file.is_file() or sha256(file) != wanted.get(name):
             raise CheckpointError(
                 f"'{file}' is damaged: its SHA-256 is not that of {SUMS_FILE}; resume from another "
                 "state with path.resume_state"

@@ -55,8 +55,8 @@ def train(stage: str, base: Path, root: Path, *flags: str, **changes: object) ->
     return run_main(main, command(stage, base, root, *flags, **changes))
 
 
-def forked(action: Callable[[], int]) -> int:
-    """Exit status of a child that does something; -9 if it was killed."""
+def started(action: Callable[[], int]) -> int:
+    """Process id of a child that does something and ends with its result."""
     child = os.fork()
     if not child:
         gc.freeze()  # what the parent has imported is no garbage
@@ -69,8 +69,17 @@ def forked(action: Callable[[], int]) -> int:
             status = action()
         finally:
             os._exit(status)
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status)
+    return child
+
+
+def ended(*children: int) -> list[int]:
+    """Exit statuses of children; -9 of one that was killed."""
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+def forked(action: Callable[[], int]) -> int:
+    """Exit status of a child that does something."""
+    return ended(started(action))[0]
 
 
 def digest(value: object) -> str:
@@ -111,6 +120,16 @@ def outcome(run: Path) -> dict[str, str]:
         else:
             found[name] = hashlib.sha256(file.read_bytes()).hexdigest()
     return found
+
+
+def bytes_of(folder: Path) -> str:
+    """Digest of all names and bytes in a folder, but for those of its logs."""
+    found = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if "log" not in path.parts:
+            found.update(os.fsencode(path.relative_to(folder)) + b"\0")
+            found.update(path.read_bytes() if path.is_file() else b"")
+    return found.hexdigest()
 
 
 def times(run: Path) -> dict[Path, int]:

@@ -76,9 +76,10 @@ def test_free_space_is_checked_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_full_disk_ends_the_run_with_a_line_and_leaves_it_resumable(base: Path, tmp_path: Path):
+def test_a_full_disk_ends_the_run_with_a_line_and_leaves_it_resumable(
+    base: Path, finished: Path, tmp_path: Path
+):
     """A limit on the size of files stands for the disk; the second state is larger than it."""
-    assert train("stage2", base, tmp_path / "whole") == 0
     assert train("stage2", base, tmp_path, train__total_iter=1) == 0
     size = (tmp_path / "run" / "training_states" / "0000001" / "state.pt").stat().st_size
 
@@ -89,7 +90,7 @@ def test_a_full_disk_ends_the_run_with_a_line_and_leaves_it_resumable(base: Path
     assert forked(with_little_room) == 2
     assert [f.name for f in (tmp_path / "run" / "training_states").iterdir()] == ["0000001"]
     assert train("stage2", base, tmp_path, "--auto_resume") == 0
-    whole, found = outcome(tmp_path / "whole" / "run"), outcome(tmp_path / "run")
+    whole, found = outcome(finished), outcome(tmp_path / "run")
     assert {name: found.get(name) for name in whole} == whole
 
 

@@ -20,14 +20,6 @@ def states(run: Path) -> list[str]:
     return sorted(f.name for f in (run / "training_states").iterdir())
 
 
-@pytest.fixture(scope="module")
-def finished(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of three updates; who changes it takes a copy."""
-    root = tmp_path_factory.mktemp("finished")
-    assert train("stage2", base, root) == 0
-    return root / "run"
-
-
 def copy_of(run: Path, root: Path) -> Path:
     return shutil.copytree(run, root / "run")
 

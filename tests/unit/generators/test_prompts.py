@@ -25,6 +25,8 @@ class LetterTokenizer:
 class CountingTextEncoder(nn.Module):
     """An embedding table that notes how many prompts it was given."""
 
+    config = SimpleNamespace(max_position_embeddings=4)
+
     def __init__(self) -> None:
         super().__init__()
         self.table = nn.Embedding(128, 3)
@@ -140,6 +142,8 @@ def test_the_memory_of_captions_is_bounded(encoder: PromptEncoder, monkeypatch):
 class HalfTextEncoder(nn.Module):
     """A matrix product, which autocast would compute in half precision."""
 
+    config = SimpleNamespace(max_position_embeddings=4)
+
     def __init__(self) -> None:
         super().__init__()
         self.table = nn.Linear(4, 3)
@@ -154,3 +158,10 @@ def test_autocast_changes_nothing():
     encoder.clear()
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(encoder(["a"]), expected)
+
+
+def test_no_more_tokens_than_the_text_encoder_has_places():
+    """A tokenizer that was saved without its limit says 10^30."""
+    tokenizer = LetterTokenizer()
+    tokenizer.model_max_length = 10**30
+    assert PromptEncoder(CountingTextEncoder(), tokenizer)(["a"]).shape == (1, 4, 3)

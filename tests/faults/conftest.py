@@ -1,0 +1,26 @@
+"""Undisturbed runs that several tests compare with; who changes one takes a copy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.faults.kills import UPDATES
+from tests.faults.runs import outcome, train
+
+
+@pytest.fixture(scope="session")
+def finished(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of three updates, of which two states are kept."""
+    root = tmp_path_factory.mktemp("finished")
+    assert train("stage2", base, root) == 0
+    return root / "run"
+
+
+@pytest.fixture(scope="session")
+def whole(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What is left of a run with UPDATES."""
+    root = tmp_path_factory.mktemp("whole")
+    assert train("stage2", base, root, **UPDATES) == 0
+    return outcome(root / "run")
