@@ -82,7 +82,7 @@ def watch(stage: str, base: Path, folder: Path, updates: int) -> Iterator[Row]:
         run = subprocess.Popen(command(stage, base, folder, updates), stdout=out, stderr=out)
         while run.poll() is None:
             row = _sample(run.pid, folder / stage / "log")
-            if row is not None:
+            if row is not None and row["update"] < updates:  # after that it is taken apart
                 yield {"stage": stage, "seconds": round(time.monotonic() - start, 1), **row}
             time.sleep(1)
     if run.returncode:
@@ -106,6 +106,15 @@ def _sample(pid: int, log: Path) -> Row | None:
         }
     except psutil.NoSuchProcess:
         return None
+
+
+def thinned(rows: list[Row], step: int) -> list[Row]:
+    """Rows of one stage that are `step` updates apart, and the last one."""
+    kept: list[Row] = []
+    for row in rows:
+        if not kept or row["update"] - kept[-1]["update"] >= step or row is rows[-1]:
+            kept.append(row)
+    return kept
 
 
 def slope(rows: list[Row], column: str) -> float:
@@ -165,9 +174,12 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         base = tiny_base(Path(folder) / "base")
-        rows = [row for s in args.stages for row in watch(s, base, Path(folder), args.updates)]
+        rows = []
+        for stage in args.stages:
+            seen = list(watch(stage, base, Path(folder), args.updates))
+            rows += thinned(seen, max(args.updates // 200, 1))
     with args.out.with_suffix(".csv").open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, COLUMNS)
+        writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     plot(rows, args.out.with_suffix(".png"))

@@ -118,9 +118,11 @@ class CaptionCache:
         records = []
         for line in text.splitlines():
             try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:
+                record = json.loads(line)
+            except (ValueError, RecursionError):
                 continue
+            if _is_record(record):
+                records.append(record)
         return records
 
     def _cut_off(self) -> bool:
@@ -137,3 +139,9 @@ def _place(path: Path) -> tuple[str, int, int]:
 
 def _hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _is_record(value: Any) -> bool:
+    """Whether a line is one that `CaptionCache.add` wrote."""
+    kinds = {"sha256": str, "caption": str, "file": str, "size": int, "mtime_ns": int}
+    return isinstance(value, dict) and all(isinstance(value.get(k), t) for k, t in kinds.items())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -71,6 +73,15 @@ def make_loader(
         sampler=DrawSampler(start_draw, rank, world, batch_size),
         num_workers=num_workers,
         multiprocessing_context="spawn" if num_workers else None,
+        worker_init_fn=partial(end_without, os.getpid()),
         persistent_workers=num_workers > 0,
         generator=torch.Generator(),  # else every iterator would draw from the global one
     )
+
+
+def end_without(parent: int, worker: int) -> None:
+    """End a worker whose run was killed while it started: torch looks for its parent from later
+    on, and would take the process that adopted it for that one.
+    """
+    if os.getppid() != parent:
+        os._exit(1)

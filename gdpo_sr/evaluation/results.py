@@ -174,7 +174,7 @@ def load_json(path: Path) -> Evaluation:
             references={name: Path(file) for name, file in content["ground_truth"].items()},
             left_out=list(content.get("left_out", [])),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}"
         message = f"{path} is no file of scores ({reason}); give one that --save_json wrote"
         raise OptionError(message) from error

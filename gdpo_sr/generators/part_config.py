@@ -59,7 +59,7 @@ def _check_files(folder: Path) -> None:
     for index in folder.glob("*.index.json"):
         files = read_object(index, REMEDY).get("weight_map")
         names = files.values() if isinstance(files, dict) else [""]
-        if not all(isinstance(name, str) and name == Path(name).name for name in names):
+        if not all(isinstance(n, str) and n and n == Path(n).name for n in names):
             raise CheckpointError(f"'{index}' names weights outside of its folder: {REMEDY}")
 
 

@@ -57,7 +57,7 @@ def read_run(folder: Path) -> RunFacts:
         values = json.loads(files[-1].read_text(encoding="utf-8"))
         comparison = Comparison.from_json(values)
         alarm = bool(values.get("alarm", {}).get("raised"))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             f"'{files[-1]}' holds no figures of a validation: remove it, or validate again"
         ) from error

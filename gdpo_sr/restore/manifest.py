@@ -56,7 +56,7 @@ def read(folder: Path) -> list[dict[str, Any]]:
 def _record(line: bytes) -> Any:
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

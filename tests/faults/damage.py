@@ -26,7 +26,7 @@ def harm(state: Path, other: Path, kind: str, draw: random.Random) -> None:
         flip(state / name, draw)
     elif kind == "cut":
         data = (state / name).read_bytes()
-        (state / name).write_bytes(data[: draw.randrange(len(data))])
+        (state / name).write_bytes(data[: draw.randrange(len(data) - 1)])  # more than a line end
     elif kind == "gone":
         (state / name).unlink()
     elif kind == "foreign":

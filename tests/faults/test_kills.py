@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from gdpo_sr.data.loader import end_without
 from gdpo_sr.stage2.gdpo_model import GDPOModel
 from tests.faults.kills import (
     SIGNALS,
@@ -58,6 +59,12 @@ def test_random_moments(number: int, stage: str, variant: str, base: Path, tmp_p
 @pytest.mark.parametrize("number", SIGNALS)
 def test_two_processes(number: int, base: Path, tmp_path: Path):
     assert not two_processes(base, tmp_path, number, 4).wrong
+
+
+@pytest.mark.parametrize(("parent", "status"), [(os.getpid(), 0), (1, 1)])
+def test_a_loader_worker_does_not_outlive_its_run(parent: int, status: int):
+    """Found: killed while its worker started, a run left it behind for ever."""
+    assert forked(lambda: end_without(parent, 0) or 0) == status
 
 
 def test_a_stop_signal_saves_and_does_not_validate(

@@ -214,6 +214,14 @@ def test_a_picture_is_found_by_its_bytes(photos: list[Path], tmp_path: Path):
     assert again.find(photos[0]) is None
 
 
+@pytest.mark.parametrize("line", ["3", "[1]", '{"sha256": 1}', "[" * 10**5, '{"file": "a"}'])
+def test_a_line_of_another_kind_is_left_out(line: str, photos: list[Path], tmp_path: Path):
+    cache = CaptionCache(tmp_path)
+    cache.add(photos[0], "a")
+    cache.file.write_text(cache.file.read_text() + line + "\n")
+    assert CaptionCache(tmp_path).find(photos[0]) == "a"
+
+
 def test_a_line_that_was_cut_off_costs_that_line_only(photos: list[Path], tmp_path: Path):
     cache = CaptionCache(tmp_path)
     for path in photos[:2]:
@@ -304,6 +312,7 @@ def test_inference_reads_captions(captioned: list[Path], base: Path, tmp_path: P
     arguments = ["-i", str(captioned[0].parent), "-o", str(tmp_path / "out"), "--captions"]
     arguments += ["--base", str(base), "--scale", "1", "--batch", "2", "-r"]
     assert inference.main(arguments) == 0
+    seen = [text for text in seen if text != PROMPT]  # what loading tries out
     assert sorted(set(seen)) == [f"picture of {name}, a photo" for name in "abc"]
     captioned[0].with_suffix(".txt").unlink()
     with pytest.raises(DatasetError, match="a.txt is missing"):

@@ -38,7 +38,7 @@ def test_names_that_are_no_utf8(tmp_path: Path):
 
 def test_damaged_lines_are_left_out(tmp_path: Path):
     assert manifest.read(tmp_path) == []
-    (tmp_path / manifest.NAME).write_bytes(b'{"a": 1}\n[1]\n\xff\xfe\n{"b": 2}\n{"c": ')
+    (tmp_path / manifest.NAME).write_bytes(b'{"a": 1}\n[1]\n\xff\xfe\n{"b": 2}\n' + b"[" * 10**5)
     assert manifest.read(tmp_path) == [{"a": 1}, {"b": 2}]
 
 
