@@ -17,8 +17,9 @@ from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
 from gdpo_sr.generators.one_step import OneStepScheduler
 from gdpo_sr.generators.part_config import REMEDY, read_part
 from gdpo_sr.generators.prompts import NoPrompts, PromptEncoder
-from gdpo_sr.types import CheckpointError, GDPOSRError, OptionError
-from gdpo_sr.utils.json_file import read_object, reason_of
+from gdpo_sr.generators.try_out import told_as_checkpoint_error, try_out
+from gdpo_sr.types import CheckpointError, OptionError
+from gdpo_sr.utils.json_file import read_object
 
 _UNSUPPORTED = ("trained_betas", "rescale_betas_zero_snr")
 """Settings of a scheduler that give another noise schedule than `OneStepScheduler` has."""
@@ -106,7 +107,7 @@ def load_text_encoder(folder: Path, dtype: torch.dtype = torch.float32) -> torch
 
     part = folder / "text_encoder"
     read_part(part)
-    with _told_as_checkpoint_error(part), no_progress_bar():
+    with told_as_checkpoint_error(part), no_progress_bar():
         return _load_part(CLIPTextModel, part, dtype=dtype, attn_implementation="sdpa")
 
 
@@ -141,7 +142,7 @@ def load_components(
     parts["scheduler"].set_timesteps_pair(t_add, t_diff)
     folder = base_folder(base, revision)
     parts |= _load_text(folder, dtype, parts["unet"], unet)
-    _try_out(_generator_over(parts), folder, unet, vae)
+    _check_use(_generator_over(parts), folder, unet, vae)
     return parts
 
 
@@ -162,7 +163,7 @@ def load_generator(
     if network_family(parts["unet"]).text_width(parts["unet"]) is not None:
         parts |= _load_text(folder, dtype, parts["unet"], unet)
     generator = build_generator(parts)
-    _try_out(generator, folder, unet, vae)
+    _check_use(generator, folder, unet, vae)
     return generator
 
 
@@ -177,12 +178,12 @@ def _load_networks(
     folder = base_folder(base, revision)
     unet_folder = folder / "unet" if unet is None else part_folder(unet, "unet")
     vae_folder = folder / "vae" if vae is None else part_folder(vae, "vae")
-    with _told_as_checkpoint_error(folder):
+    with told_as_checkpoint_error(folder):
         scheduler = load_scheduler(folder / "scheduler")
         prompt = _saved_prompt(folder)
-    with _told_as_checkpoint_error(unet_folder):
+    with told_as_checkpoint_error(unet_folder):
         network = load_network(unet_folder, dtype)
-    with _told_as_checkpoint_error(vae_folder):
+    with told_as_checkpoint_error(vae_folder):
         autoencoder = load_vae(vae_folder, dtype)
     _check_latents(network, autoencoder, unet_folder, vae_folder)
     return {"unet": network, "vae": autoencoder, "scheduler": scheduler, "prompt": prompt}
@@ -196,45 +197,19 @@ def _load_text(
     """
     from transformers import CLIPTokenizer
 
-    with _told_as_checkpoint_error(folder):
+    with told_as_checkpoint_error(folder):
         tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     text_encoder = load_text_encoder(folder, dtype)
     _check_text(network, text_encoder, folder / "unet" if unet is None else unet, folder)
     return {"text_encoder": text_encoder, "tokenizer": tokenizer}
 
 
-@contextmanager
-def _told_as_checkpoint_error(folder: Path) -> Iterator[None]:
-    """What the libraries say of a damaged part, in one line."""
-    try:
-        yield
-    except GDPOSRError:
-        raise
-    except Exception as error:  # whatever a library's code makes of values that it does not expect
-        raise CheckpointError(
-            f"'{folder}' cannot be loaded ({reason_of(error)}): {REMEDY}"
-        ) from error
-
-
-@torch.no_grad()
-def _try_out(
+def _check_use(
     generator: NoiseAwareGenerator, folder: Path, unet: str | Path | None, vae: str | Path | None
 ) -> None:
-    """Restore a picture of the smallest size, all zeros: configs from anywhere may hold values that
-    show only here. Embedded bases are tested with the package.
-
-    Raises:
-        CheckpointError: it is not restored, or to another size.
-    """
-    if folder in EMBEDDED.values() and unet is None and vae is None:
-        return
-    with _told_as_checkpoint_error(folder):
-        side = generator.size_multiple
-        black = torch.zeros(1, 3, side, side, dtype=generator.vae.dtype)
-        noise = torch.zeros(generator.latent_shape(black), dtype=generator.unet.dtype)
-        result = generator(black, noise)
-        if result.shape != black.shape:
-            raise ValueError(f"{side} x {side} pixels become {tuple(result.shape[2:])}")
+    """`try_out`, but of embedded bases, which are tested with the package."""
+    if folder not in EMBEDDED.values() or unet is not None or vae is not None:
+        try_out(generator, folder)
 
 
 def _check_latents(unet: Any, vae: Any, unet_folder: Path, vae_folder: Path) -> None:

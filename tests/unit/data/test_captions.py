@@ -37,6 +37,7 @@ from gdpo_sr.trainer.build_data import build_captions, tagger_cache
 from gdpo_sr.types import CheckpointError, DatasetError
 from gdpo_sr.utils.image_io import write_image
 from scripts import cache_prompts
+from tests.tiny_base import PROMPT
 
 LABELS = ["cat", "stone", "water"]
 SIDE = 32
