@@ -119,6 +119,21 @@ def test_each_group_is_flipped_with_its_picture_or_not_at_all(group):
         assert torch.equal(reference[b], hr[b][..., rows, :])
 
 
+def test_a_reward_scores_the_flipped_groups(group):
+    """Its metric here: the first pixel of a candidate less that of its picture."""
+
+    def first_pixels(images: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
+        return images[:, 0, 0, 0] - references[:, 0, 0, 0]
+
+    first_pixels.lower_better = False
+    reward = IQAReward("psnr_y", "fidelity", flip_rng=torch.Generator().manual_seed(0))
+    reward.metric = first_pixels
+    candidates, hr = flip_groups(*group, torch.Generator().manual_seed(0))
+    expected = candidates[:, :, 0, 0, 0] - hr[:, None, 0, 0, 0]
+    torch.testing.assert_close(reward(*group), expected)
+    assert not reward.gives_maps
+
+
 def test_score_candidates_by_name(group):
     candidates, hr = group
     scores = score_candidates({"p": IQAReward("psnr_y", "fidelity"), "m": Mean()}, candidates, hr)

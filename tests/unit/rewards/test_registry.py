@@ -64,6 +64,7 @@ def test_a_function_of_the_running_program():
         return candidates[..., 0, 0, 0]
 
     assert find_reward("of_this_test") is first_pixel
+    assert not UserReward(first_pixel, "mine", "perception").gives_maps
     rewards = {"mine": UserReward(first_pixel, "mine", "perception")}
     assert torch.equal(score_candidates(rewards, CANDIDATES, HR)["mine"], CANDIDATES[..., 0, 0, 0])
 
