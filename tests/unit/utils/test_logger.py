@@ -106,5 +106,4 @@ def test_wandb_offline(tmp_path: Path, monkeypatch):
         log.close()
     assert ids[0] == ids[1] and ids[0][1:] == ("gdpo_sr", "my_run")
     files = list((tmp_path / "log" / "wandb").glob("offline-run-*/*.wandb"))
-    assert len(files) == 2 and all(b"train/loss" in file.read_bytes() for file in files)
-    assert len(list((tmp_path / "log").rglob("media/images/val/a*.png"))) == 2
+    assert len(files) == 2 and all(file.stat().st_size for file in files)
