@@ -20,6 +20,7 @@ COMMANDS = {
     "convert": "turn a released checkpoint into a LoRA folder or a complete model",
     "export": "write a trained model for diffusers, PEFT or the hub, with a model card",
     "demo": "open a web page to try models",
+    "doctor": "say what is on this machine, and whether a run can start",
     "schema": "write the JSON schema of the options, for completion in editors",
 }
 _MODULES = {"schema": "config.schema_file", "demo": "demo.command"}

@@ -1,8 +1,8 @@
-"""`gdpo-sr convert CHECKPOINT -o FOLDER`: what the authors of GDPO-SR released, or what their
-training code saved, in this package's layout.
+"""`gdpo-sr convert CHECKPOINT -o FOLDER`: what the authors of GDPO-SR, OSEDiff, HYPIR or PiSA-SR
+released, or what their training code saved, in this package's layout.
 
-CHECKPOINT is a .pkl of stage 1 or 2, which becomes a LoRA folder or, with `--merged`, a complete
-model; or a folder with a merged `unet/` and `vae/`, which becomes a complete model.
+CHECKPOINT is a file of theirs, which becomes a LoRA folder or, with `--merged`, a complete model;
+or a folder with a merged `unet/` and `vae/`, which becomes a complete model.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "checkpoint", type=Path, help=".pkl of stage 1 or 2, or a folder with unet/ and vae/"
+        "checkpoint",
+        type=Path,
+        help=".pkl of GDPO-SR (stage 1 or 2), OSEDiff or PiSA-SR, .pth of HYPIR, or a folder with "
+        "unet/ and vae/",
     )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER")
     parser.add_argument(
@@ -36,12 +39,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--merged", action="store_true", help="write a complete model instead of a LoRA folder"
     )
     parser.add_argument(
-        "--t_add", type=int, help="timestep of the added noise; default 250, or the base's"
+        "--t_add",
+        type=int,
+        help="timestep of the added noise, -1: none; default: as its authors run it",
     )
-    parser.add_argument("--t_diff", type=int, help="timestep that the UNet is told; default 100")
-    parser.add_argument(
-        "--prompt", help="prompt saved with the model; default 'clean, high-resolution, 8k'"
-    )
+    parser.add_argument("--t_diff", type=int, help="timestep that the UNet is told; likewise")
+    parser.add_argument("--prompt", help="prompt saved with the model; likewise")
     return parser.parse_args(argv)
 
 

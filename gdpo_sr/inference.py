@@ -73,6 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--vae", metavar="FOLDER", help="an autoencoder that replaces the base's (none)")
     add("--lora", metavar="RUN", help="experiments/NAME or an adapter folder (none)")
     add("--lora_scale", type=float, default=1.0, metavar="X", help="of the LoRA, 0: the base (1)")
+    add("--pixel_scale", type=float, default=1.0, metavar="X", help=_PISA_HELP)
+    add("--semantic_scale", type=float, default=1.0, metavar="X", help="likewise (1)")
     add("--precision", "--dtype", type=_precision, choices=PRECISIONS, default="fp32",
         help="of the model (fp32)")  # fmt: skip
     add("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps ... (the best that there is)")
@@ -82,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     size.add_argument("--long_side", type=_pixels, metavar="N", help="longer side in pixels")
     look = parser.add_argument_group("look").add_argument
     look("--seed", type=int, default=0, help="noise of a picture = seed + its file name (0)")
-    look("--t_add", type=int, metavar="N", help="noise level, 0 to 999 (the LoRA's or base's own)")
+    look("--t_add", type=int, metavar="N", help="noise level, 0 to 999, -1: none (the model's own)")
     look("--prompt", metavar="TEXT", help="text for the UNet (the LoRA's or base's own)")
     look("--captions", action="store_true", help="before it, photo.txt of each photo.jpg (no)")
     look("--color_fix", choices=COLOR_FIXES, default="wavelet", help="(wavelet)")
@@ -108,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+_PISA_HELP = "of a LoRA of PiSA-SR; other than 1 takes two passes (1)"
 _OVERWRITE_HELP = "make them all again (those that were made by other settings)"
 _FRAMES_HELP = "of animations and TIFF pages; all: NAME_0001.png ... (first)"
 _BASE_HELP = (

@@ -42,7 +42,12 @@ for pattern in patterns:
 
 
 def read_config(file: Path) -> LoraConfig:
-    """The settings of a plain LoRA.
+    """The settings of a plain LoRA in PEFT's file; errors as `parse_config`."""
+    return parse_config(read_object(file, "copy the LoRA again"), file)
+
+
+def parse_config(values: Any, file: Path) -> LoraConfig:
+    """The settings of a plain LoRA out of PEFT's, which are from `file`.
 
     Raises:
         CheckpointError: the file is damaged, a value is of a wrong kind, or the adapter is of
@@ -50,8 +55,7 @@ def read_config(file: Path) -> LoraConfig:
     """
     from peft import LoraConfig
 
-    values = read_object(file, "copy the LoRA again")
-    if values.get("peft_type", "LORA") != "LORA":
+    if not isinstance(values, dict) or values.get("peft_type", "LORA") != "LORA":
         raise CheckpointError(f"'{file}': peft_type is not LORA: give an adapter of that kind")
     for key in filter(values.get, _OTHER_KINDS):
         raise CheckpointError(

@@ -1,10 +1,13 @@
-"""What the authors of GDPO-SR released, or their training code saved, in this package's layout."""
+"""What the authors of GDPO-SR, OSEDiff, HYPIR or PiSA-SR released, or their training code saved, in
+this package's layout.
+"""
 
 from __future__ import annotations
 
 import pickle
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,16 +18,16 @@ from gdpo_sr.checkpoints.load_adapter import merge_adapters
 from gdpo_sr.checkpoints.lora import Adapter, attach_lora, lora_config, write_adapter
 from gdpo_sr.checkpoints.meaning import Meaning, sample_weights
 from gdpo_sr.checkpoints.model_folder import components_of, save_model_folder
+from gdpo_sr.checkpoints.origins import HYPIR, HYPIR_TARGETS, STAGE1, Origin, PlainLora
 from gdpo_sr.checkpoints.released_layout import REMEDY, ReleasedCheckpoint, Tensors, read_layout
 from gdpo_sr.generators.load import build_generator, load_components
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
 from gdpo_sr.generators.stable_diffusion import AutoencoderKLFamily, UNetFamily
 from gdpo_sr.types import CheckpointError, OptionError
+from gdpo_sr.writer import new_folder
 
 UNET_TARGETS, ENCODER_TARGETS = UNetFamily.lora_targets, AutoencoderKLFamily.lora_targets
 """Modules that the released code adapts, by whole name."""
-RELEASED = {"t_add": 250, "t_diff": 100, "prompt": "clean, high-resolution, 8k"}
-"""Of the released model, whose files hold none of it; the prompt is put behind every caption."""
 CONV_IN_TOLERANCE = 5e-3
 """Relative L2 distance within which a base's `conv_in` is the one that stage 2 started from; the
 rounding of bfloat16 is 2e-3, training moves it by far more."""
@@ -76,8 +79,15 @@ def _check_targets(tensors: Tensors, targets: str, path: Path) -> None:
 
 
 def unet_adapter(checkpoint: ReleasedCheckpoint) -> Adapter:
-    """The three adapters of the UNet in one, for they share no module."""
-    return Adapter(lora_config(checkpoint.rank_unet, None, 0.0, UNET_TARGETS), checkpoint.unet)
+    """All adapters of the UNet in one."""
+    lora = PlainLora(checkpoint.unet, checkpoint.rank_unet, checkpoint.alpha_unet)
+    return plain_adapter(lora, checkpoint.origin)
+
+
+def plain_adapter(lora: PlainLora, origin: Origin) -> Adapter:
+    """A LoRA of somebody's UNet as PEFT has it."""
+    targets = HYPIR_TARGETS if origin == HYPIR else UNET_TARGETS
+    return Adapter(lora_config(lora.rank, lora.alpha, 0.0, targets), lora.tensors)
 
 
 def vae_adapter(checkpoint: ReleasedCheckpoint) -> Adapter:
@@ -118,9 +128,23 @@ def _check_start(own: torch.Tensor, checkpoint: ReleasedCheckpoint, source: str 
 def write_lora(checkpoint: ReleasedCheckpoint, folder: Path, meaning: Meaning) -> Path:
     """A LoRA folder: of stage 1 with `conv_in` and VAE, of stage 2 PEFT's two files."""
     adapter = unet_adapter(checkpoint)
+    if checkpoint.parts:
+        return _write_parts(checkpoint, folder, meaning)
     if checkpoint.stage == 2:
         return write_adapter(adapter, folder, meaning)
     return write_stage1(folder, adapter, vae_adapter(checkpoint), checkpoint.conv_in, meaning)
+
+
+def _write_parts(checkpoint: ReleasedCheckpoint, folder: Path, meaning: Meaning) -> Path:
+    """The sum, and in folders of its own each LoRA that is in it; the semantic one goes on the base
+    that the pixel one is merged into.
+    """
+    with new_folder(folder) as temporary:
+        write_adapter(unet_adapter(checkpoint), temporary, meaning)
+        for name, lora in checkpoint.parts.items():
+            own = meaning if name == "pixel" else replace(meaning, weights={})
+            write_adapter(plain_adapter(lora, checkpoint.origin), temporary / name, own)
+    return folder
 
 
 def load_base(place: Place, **parts: Path) -> NoiseAwareGenerator:
@@ -156,7 +180,7 @@ def convert_folder(folder: Path, output: Path, place: Place, given: Mapping[str,
             f"'{folder}' holds networks only: name the base that the other parts come from with "
             "--base"
         )
-    _write_model(merged_parts(folder, place), _chosen(given, RELEASED), output)
+    _write_model(merged_parts(folder, place), _chosen(given, STAGE1), STAGE1, output)
 
 
 def convert_file(
@@ -165,29 +189,36 @@ def convert_file(
     """A .pkl as a LoRA folder, or merged into its base as a complete model.
 
     Args:
-        given: t_add, t_diff and prompt; None: those of the released model. Stage 2 without them has
-            those of the stage-1 model that it started from.
+        given: t_add, t_diff and prompt; None: those of the project that it is from. Stage 2 of
+            GDPO-SR without them has those of the stage-1 model that it started from.
     """
     checkpoint = read_checkpoint(file)
     base = None if place.base is None else load_base(place)
     weights = {} if base is None else sample_weights(base.unet)
     if base is not None:
         attach_checkpoint(base, checkpoint, file)
-    known = RELEASED if checkpoint.stage == 1 else {}
-    meaning = Meaning(place.base, place.revision, weights=weights, **_chosen(given, known))
+    origin = checkpoint.origin
+    settings = _chosen(given, origin)
     if merged and base is not None:
-        _write_model(merge_adapters(base), _chosen(given, known), output)
+        _write_model(merge_adapters(base), settings, origin, output)
         return
+    kind = origin.prediction_type
+    meaning = Meaning(place.base, place.revision, prediction_type=kind, weights=weights, **settings)
     write_lora(checkpoint, output, meaning)
 
 
-def _chosen(given: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: known.get(name) if value is None else value for name, value in given.items()}
+def _chosen(given: Mapping[str, Any], origin: Origin) -> dict[str, Any]:
+    known = origin.settings()
+    return {name: known[name] if value is None else value for name, value in given.items()}
 
 
-def _write_model(generator: NoiseAwareGenerator, settings: dict[str, Any], folder: Path) -> None:
+def _write_model(
+    generator: NoiseAwareGenerator, settings: dict[str, Any], origin: Origin, folder: Path
+) -> None:
     """A complete model; what is None in `settings` stays as it is with the base."""
     generator.scheduler.set_timesteps_pair(settings["t_add"], settings["t_diff"])
+    if origin.prediction_type is not None:
+        generator.scheduler.register_to_config(prediction_type=origin.prediction_type)
     if settings["prompt"] is not None:
         generator.prompt = settings["prompt"]
     save_model_folder(components_of(generator), folder)

@@ -51,6 +51,7 @@ class GeneratorAdapters:
         self.unet, self.vae, self.name = unet, vae, name
         self._input = network_family(unet).input_layer
         self.original_conv_in = copy.deepcopy(unet.get_submodule(self._input)).requires_grad_(False)
+        self._loaded_conv_in: dict[str, torch.Tensor] = {}
 
     def add(self, rank: int = 4, alpha: int | None = None, dropout: float = 0.0) -> None:
         """New trainable adapters; the networks compute what they did before."""
@@ -70,7 +71,8 @@ class GeneratorAdapters:
         """
         adapter = find_adapter(folder)
         conv_in = _read_conv_in(adapter)
-        unet, vae = (read_adapter(part) for part in (adapter, adapter / VAE_FOLDER))
+        unet = read_adapter(adapter, self.unet)
+        vae = read_adapter(adapter / VAE_FOLDER, self.vae)
         self.attach(unet, vae, conv_in, adapter, scale)
         if trainable:
             for parameter in self.parameters().values():
@@ -94,10 +96,17 @@ class GeneratorAdapters:
         self._check_conv_in(conv_in, source)
         attach_lora(self.unet, unet, source, self.name, scale=scale)
         attach_lora(self.vae, vae, source, self.name, scale=scale)
-        own = self.original_conv_in.state_dict()
-        mixed = {name: torch.lerp(own[name], conv_in[name].to(own[name]), scale) for name in own}
-        self.conv_in.load_state_dict(mixed)
+        self._loaded_conv_in = self._mixed(conv_in, scale)
+        self.weigh_input(1.0)
         self.conv_in.requires_grad_(False)
+
+    def weigh_input(self, scale: float) -> None:
+        """Put the network's input convolution between the base's, 0, and the loaded one, 1."""
+        self.conv_in.load_state_dict(self._mixed(self._loaded_conv_in, scale))
+
+    def _mixed(self, conv_in: dict[str, torch.Tensor], scale: float) -> dict[str, torch.Tensor]:
+        own = self.original_conv_in.state_dict()
+        return {name: torch.lerp(v, conv_in[name].to(v), scale) for name, v in own.items()}
 
     def _check_conv_in(self, conv_in: dict[str, torch.Tensor], source: str | Path) -> None:
         for name, own in self.original_conv_in.state_dict().items():

@@ -27,7 +27,7 @@ def load_adapter(
     name: str = "default",
     given: Mapping[str, Any] | None = None,
     scale: float = 1.0,
-) -> None:
+) -> GeneratorAdapters | None:
     """Add the adapter in `folder`, or of the run there, and restore as it was trained to.
 
     Args:
@@ -35,22 +35,29 @@ def load_adapter(
         given: t_add, t_diff and prompt as the user gave them; they go before the training's.
         scale: 1 is the adapter as trained, 0 the base.
 
+    Returns:
+        what there is of an adapter of stage 1, which changes more than the network; None: stage 2.
+
     Raises:
         CheckpointError: there is none, or it does not fit this base.
     """
     adapter = find_adapter(folder)
     meaning = read_meaning(adapter)
+    whole = None
     if is_stage1(adapter):
         if lora_parameters(network.unet):
             raise CheckpointError(
                 f"'{adapter}' is a LoRA of stage 1 and replaces weights: load it before any other"
             )
-        GeneratorAdapters(network.unet, network.vae, name).load(adapter, scale=scale)
+        whole = GeneratorAdapters(network.unet, network.vae, name)
+        whole.load(adapter, scale=scale)
     else:
-        attach_lora(network.unet, read_adapter(adapter), adapter, name, scale=scale)
+        own = read_adapter(adapter, network.unet)
+        attach_lora(network.unet, own, adapter, name, scale=scale)
     check_base(network.unet, meaning, adapter)
     apply_meaning(network, meaning, given)
     network.eval()  # the dropout of a new adapter starts in training mode
+    return whole
 
 
 def continue_adapter(

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
-from weakref import WeakKeyDictionary
 
 import torch
 from safetensors import SafetensorError
@@ -16,9 +15,12 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from gdpo_sr.checkpoints.adapter_config import CONFIG_FILE, read_config
+from gdpo_sr.checkpoints.lean_lora import make_lean
 from gdpo_sr.checkpoints.lora_fit import check_fit
+from gdpo_sr.checkpoints.lora_keys import read_lora_file
 from gdpo_sr.checkpoints.meaning import STAGE1_FILE, Meaning, read_meaning
 from gdpo_sr.generators.families import network_family
+from gdpo_sr.generators.remembered import forget, modules_of
 from gdpo_sr.types import CheckpointError, OptionError
 from gdpo_sr.writer import new_folder, write_file
 
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
 WEIGHTS_FILE = "adapter_model.safetensors"
+DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
+"""What diffusers looks for first in a folder."""
 CONV_IN_FILE, VAE_FOLDER = "conv_in.safetensors", "vae"
 """What an adapter of stage 1 has besides; see `gdpo_sr.checkpoints.generator_adapters`."""
 _PREFIX = "base_model.model."
@@ -65,7 +69,9 @@ def add_lora(
     return lora_parameters(unet, name)
 
 
-def lora_config(rank: int, alpha: int | None, dropout: float, targets: str) -> LoraConfig:
+def lora_config(
+    rank: int, alpha: int | None, dropout: float, targets: str | list[str]
+) -> LoraConfig:
     """PEFT's config of an adapter as this package makes them."""
     from peft import LoraConfig
 
@@ -82,7 +88,8 @@ def _add_adapter(unet: nn.Module, config: LoraConfig, name: str) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Already found a `peft_config`")  # a second one is meant
         unet.add_adapter(config, adapter_name=name)
-    _LAYERS.pop(unet, None)
+    forget(unet)
+    make_lean(adapter_layers(unet))
 
 
 def lora_parameters(unet: nn.Module, name: str | None = None) -> list[nn.Parameter]:
@@ -92,27 +99,13 @@ def lora_parameters(unet: nn.Module, name: str | None = None) -> list[nn.Paramet
     return [p for key, p in named if wanted in key.partition(".lora_")[2]]
 
 
-_LAYERS: WeakKeyDictionary[nn.Module, tuple[tuple[str, ...], list[BaseTunerLayer]]] = (
-    WeakKeyDictionary()
-)
-"""Adapted layers of networks by the adapters that they had when the layers were looked for."""
-
-
 def adapter_layers(unet: nn.Module) -> list[BaseTunerLayer]:
-    """Layers that carry adapters, remembered: to walk all modules costs 40 times as much as to
-    switch the layers.
-    """
-    names = tuple(getattr(unet, "peft_config", ()))
-    known = _LAYERS.get(unet)
-    if known is None or known[0] != names:
-        known = _LAYERS[unet] = (names, _find_layers(unet) if names else [])
-    return known[1]
-
-
-def _find_layers(unet: nn.Module) -> list[BaseTunerLayer]:
+    """Layers that carry adapters."""
+    if not getattr(unet, "peft_config", None):
+        return []
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    return [module for module in unet.modules() if isinstance(module, BaseTunerLayer)]
+    return modules_of(unet, BaseTunerLayer)
 
 
 @contextmanager
@@ -130,6 +123,20 @@ def adapters_disabled(unet: nn.Module) -> Iterator[None]:
     finally:
         for layer, off in zip(layers, before, strict=True):
             layer._disable_adapters = off
+
+
+def weigh_adapters(network: nn.Module, weights: Mapping[str, float]) -> None:
+    """Make the adapters in `weights` the active ones, each as strong as said; nothing is
+    trainable afterwards. Layers that have none of them compute what the base does.
+    """
+    for layer in adapter_layers(network):
+        names = [name for name in weights if name in layer.scaling]
+        layer.set_adapter(names)
+        layer._disable_adapters = not names
+        for name in names:
+            layer.set_scale(name, weights[name])
+    for parameter in lora_parameters(network):
+        parameter.requires_grad_(False)
 
 
 @contextmanager
@@ -171,19 +178,24 @@ def write_adapter(adapter: Adapter, folder: str | Path, meaning: Meaning | None 
     return Path(folder)
 
 
-def find_adapter(folder: str | Path) -> Path:
-    """The adapter folder meant by `folder`: itself, or the latest adapter of a training run.
+def find_adapter(place: str | Path) -> Path:
+    """The adapter meant by `place`: a folder in PEFT's format, itself or the latest of a training
+    run; or a .safetensors file in diffusers' or kohya's keys, itself or diffusers' one in a folder.
 
     Raises:
         CheckpointError: there is none.
     """
-    folder = Path(folder)
-    for candidate in (folder, folder / "models" / "lora_latest", folder / "lora_latest"):
-        if (candidate / CONFIG_FILE).is_file() and (candidate / WEIGHTS_FILE).is_file():
-            return candidate
+    place = Path(place)
+    for folder in (place, place / "models" / "lora_latest", place / "lora_latest"):
+        if (folder / CONFIG_FILE).is_file() and (folder / WEIGHTS_FILE).is_file():
+            return folder
+    for file in (place, place / DIFFUSERS_FILE):
+        if file.is_file() and file.suffix == ".safetensors":
+            return file
     raise CheckpointError(
-        f"'{folder}' holds no LoRA ({CONFIG_FILE} and {WEIGHTS_FILE}): give a run folder such as "
-        "experiments/NAME or a folder written by save_lora"
+        f"'{place}' holds no LoRA ({CONFIG_FILE} and {WEIGHTS_FILE}): give a run folder such as "
+        "experiments/NAME, a folder written by save_lora, or a .safetensors file in diffusers' or "
+        "kohya's keys"
     )
 
 
@@ -202,7 +214,7 @@ def load_lora(
             f"'{adapter}' is a LoRA of stage 1, which changes the VAE too: merge it (gdpo-sr merge "
             f"--base BASE --lora {adapter} -o FOLDER) and use FOLDER as the base"
         )
-    return attach_lora(unet, read_adapter(adapter), adapter, name, trainable)
+    return attach_lora(unet, read_adapter(adapter, unet), adapter, name, trainable)
 
 
 def is_stage1(adapter: Path) -> bool:
@@ -249,12 +261,17 @@ def attach_lora(
     return parameters
 
 
-def read_adapter(adapter: Path) -> Adapter:
-    """Config and tensors in an adapter folder.
+def read_adapter(adapter: Path, network: nn.Module) -> Adapter:
+    """Config and tensors of what `find_adapter` found, for a network of its kind.
 
     Raises:
         CheckpointError: a file is damaged, or of another kind of adapter than LoRA.
     """
+    return Adapter(*read_lora_file(adapter, network)) if adapter.is_file() else read_peft(adapter)
+
+
+def read_peft(adapter: Path) -> Adapter:
+    """`read_adapter` of a folder in PEFT's format."""
     config = read_config(adapter / CONFIG_FILE)
     try:
         weights = load_file(adapter / WEIGHTS_FILE)
@@ -272,6 +289,11 @@ def merge_lora(unet: nn.Module) -> nn.Module:
     Also for a VAE with adapters.
     """
     unet.fuse_lora()
-    unet.unload_lora()
-    _LAYERS.pop(unet, None)
-    return unet
+    return unload_lora(unet)
+
+
+def unload_lora(network: nn.Module) -> nn.Module:
+    """Remove all adapters; what was fused into the weights stays there."""
+    network.unload_lora()
+    forget(network)
+    return network

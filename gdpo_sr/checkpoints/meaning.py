@@ -18,6 +18,7 @@ from torch import nn
 from gdpo_sr.config.yaml_file import read_yaml
 from gdpo_sr.generators.families import network_family
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
+from gdpo_sr.generators.one_step import PREDICTION_TYPES
 from gdpo_sr.types import CheckpointError, OptionError
 from gdpo_sr.utils.json_file import read_object
 from gdpo_sr.writer import write_file
@@ -46,6 +47,7 @@ class Meaning:
         base, revision: as in `NetworkOptions`.
         unet, vae: folders of parts that replaced the base's.
         t_add, t_diff, prompt: with which it was trained.
+        prediction_type: what the network says with it, where that is not as with its base.
         changes: parts that the adapter changes: unet, vae, and conv_in where that is replaced.
         weights: some values of the base's network by name, to know it again.
     """
@@ -57,6 +59,7 @@ class Meaning:
     t_add: int | None = None
     t_diff: int | None = None
     prompt: str | None = None
+    prediction_type: str | None = None
     changes: tuple[str, ...] = ("unet",)
     weights: dict[str, list[float]] = field(default_factory=dict)
 
@@ -100,11 +103,13 @@ _KINDS: dict[str, tuple[type, ...]] = {
 
 
 def read_meaning(adapter: Path) -> Meaning:
-    """Meaning of an adapter folder; of version 0.1 what `stage1.json` or its run's options say.
+    """Meaning of an adapter, which lies beside its weights; of version 0.1 what `stage1.json` or
+    its run's options say.
 
     Raises:
         CheckpointError: a file is damaged, or holds a value of another kind.
     """
+    adapter = adapter.parent if adapter.is_file() else adapter
     for name in (MEANING_FILE, STAGE1_FILE):
         if (adapter / name).is_file():
             changes = {} if name == MEANING_FILE else {"changes": ["unet", "vae", "conv_in"]}
@@ -140,6 +145,12 @@ def _checked(file: Path, values: dict[str, Any]) -> Meaning:
     weights = known.get("weights", {})
     if not all(_are_numbers(values) for values in weights.values()):
         raise CheckpointError(f"'{file}': weights must be lists of numbers: copy the LoRA again")
+    kind = known.get("prediction_type")
+    if kind not in (None, *PREDICTION_TYPES):
+        names = ", ".join(PREDICTION_TYPES)
+        raise CheckpointError(
+            f"'{file}': prediction_type = {kind!r}, expected one of {names}: copy the LoRA again"
+        )
     changes = tuple(map(str, known.get("changes", ("unet",))))
     return Meaning(**{**known, "changes": changes})
 
@@ -163,6 +174,8 @@ def apply_meaning(
         if value is not None:
             trained[name] = None
     network.scheduler.set_timesteps_pair(trained["t_add"], trained["t_diff"])
+    if meaning.prediction_type is not None:
+        network.scheduler.register_to_config(prediction_type=meaning.prediction_type)
     if trained["prompt"] is not None:
         network.prompt = trained["prompt"]
 

@@ -1,5 +1,6 @@
 """Layout of the checkpoints that the released code (Joyies/GDPO) writes: a dict of tensors, module
-lists and ranks. OSEDiff, from which that code descends, writes the same with fewer parts.
+lists and ranks. OSEDiff, from which that code descends, writes the same without an adapter on the
+VAE's decoder. Files of HYPIR and PiSA-SR are known by their keys; see `origins`.
 
 A UNet has three LoRA adapters that share no module. A VAE, in stage 1 only, has one on its encoder;
 those on its decoder are stored too, but never switched on. Alpha is not stored: it is PEFT's
@@ -9,19 +10,31 @@ default 8. `conv_in.base_layer` is the UNet's own input convolution, which stage
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
+from gdpo_sr.checkpoints.origins import (
+    HYPIR,
+    OSEDIFF,
+    PARTS,
+    PISA_SR,
+    STAGE1,
+    STAGE2,
+    Origin,
+    PlainLora,
+    Tensors,
+    added,
+    is_hypir,
+    is_pisa_sr,
+    read_hypir,
+    read_pisa_sr,
+)
 from gdpo_sr.types import CheckpointError
 
-Tensors = dict[str, torch.Tensor]
-
-PARTS = ("encoder", "decoder", "others")
-"""Of a network; each has an adapter `default_<part>` and a list of its modules."""
 ACTIVE = {"unet": PARTS, "vae": ("encoder",)}
 """Adapters that are switched on."""
-REMEDY = "give a .pkl that the released training code saved (stage 1 or 2)"
+REMEDY = "give what the code of GDPO-SR (stage 1 or 2), OSEDiff, HYPIR or PiSA-SR saved"
 _DAMAGED = "the file is damaged or changed, copy it again"
 _BASE_LAYER = "conv_in.base_layer."
 
@@ -36,6 +49,9 @@ class ReleasedCheckpoint:
         conv_in: weight and bias of the UNet's input convolution; empty where they are not stored.
         vae: as `unet`, of the VAE's encoder; empty for stage 2.
         rank_vae: r of `vae`; 0 for stage 2.
+        origin: whose it is.
+        alpha_unet: of `unet`; None: PEFT's default.
+        parts: the LoRAs that `unet` is the sum of, by name, where they are more than one.
     """
 
     unet: Tensors
@@ -43,11 +59,21 @@ class ReleasedCheckpoint:
     conv_in: Tensors
     vae: Tensors
     rank_vae: int
+    origin: Origin
+    alpha_unet: int | None = None
+    parts: dict[str, PlainLora] = field(default_factory=dict)
 
     @property
     def stage(self) -> int:
         """1 if the VAE was trained too, else 2."""
         return 1 if self.vae else 2
+
+
+def _of_unet(
+    lora: PlainLora, origin: Origin, parts: dict[str, PlainLora] | None = None
+) -> ReleasedCheckpoint:
+    """A checkpoint of a LoRA of the UNet alone."""
+    return ReleasedCheckpoint(lora.tensors, lora.rank, {}, {}, 0, origin, lora.alpha, parts or {})
 
 
 def read_layout(state: object, source: str) -> ReleasedCheckpoint:
@@ -62,6 +88,11 @@ def read_layout(state: object, source: str) -> ReleasedCheckpoint:
     """
     if not isinstance(state, Mapping):
         raise CheckpointError(f"'{source}' holds a {type(state).__name__}, not a dict: {REMEDY}")
+    if is_hypir(state):
+        return _of_unet(read_hypir(state, source), HYPIR)
+    if is_pisa_sr(state):
+        parts = read_pisa_sr(state, source)
+        return _of_unet(added(parts["pixel"], parts["semantic"]), PISA_SR, parts)
     _check_names(state, source)
     unet, rank_unet = _network(state, "unet", source)
     has_vae = "state_dict_vae" in state
@@ -73,7 +104,13 @@ def read_layout(state: object, source: str) -> ReleasedCheckpoint:
     }
     if has_vae or conv_in:
         _check_conv_in(conv_in, unet, source)
-    return ReleasedCheckpoint(unet, rank_unet, conv_in, vae, rank_vae)
+    return ReleasedCheckpoint(unet, rank_unet, conv_in, vae, rank_vae, _origin(state))
+
+
+def _origin(state: Mapping) -> Origin:
+    if "state_dict_vae" not in state:
+        return STAGE2
+    return STAGE1 if "vae_lora_decoder_modules" in state else OSEDIFF
 
 
 def own_name(key: str) -> str:
@@ -91,7 +128,7 @@ def _check_names(state: Mapping, source: str) -> None:
     strange = sorted(str(key) for key in state if key not in known)
     if strange:
         raise CheckpointError(
-            f"'{source}' holds '{strange[0]}', which checkpoints of GDPO-SR do not have: {REMEDY}"
+            f"'{source}' holds '{strange[0]}', which no known checkpoint has: {REMEDY}"
         )
 
 

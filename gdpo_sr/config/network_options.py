@@ -81,9 +81,10 @@ class NetworkOptions(OptionGroup):
     )
     t_add: int | None = Field(
         None,
-        ge=0,
+        ge=-1,
         le=999,
-        description="Step at which noise is added; the paper: 250; null: as saved with the base.",
+        description="Step at which noise is added; the paper: 250; -1: none; null: as saved with "
+        "the base.",
     )
     t_diff: int | None = Field(
         None,

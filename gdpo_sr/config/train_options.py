@@ -18,10 +18,11 @@ from gdpo_sr.option_group import OptionGroup
 class DiversityOptions(OptionGroup):
     """What makes the candidates of a group differ."""
 
-    source: Literal["noise", "t_add"] = Field(
+    source: Literal["noise", "t_add", "posterior"] = Field(
         "noise",
         description="noise: each candidate its own (the paper); t_add: one noise, each candidate "
-        "its own step, evenly over t_add_range.",
+        "its own step, evenly over t_add_range; posterior: each its own draw of the encoder's "
+        "posterior as well, for models without noise (t_add -1).",
     )
     t_add_range: tuple[int, int] = Field(
         (100, 400), description="First and last step of source t_add, each in 0 .. 999."
@@ -36,7 +37,7 @@ class DiversityOptions(OptionGroup):
 
     def steps(self, group_size: int) -> tuple[int, ...] | None:
         """The step of each of so many candidates; None: the network's own for all."""
-        if self.source == "noise":
+        if self.source != "t_add":
             return None
         low, high = self.t_add_range
         return tuple(round(low + (high - low) * g / (group_size - 1)) for g in range(group_size))

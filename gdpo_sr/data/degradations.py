@@ -151,8 +151,26 @@ def _draw_kernels(
 
 
 def _filter(image: Tensor, kernels: list[Tensor]) -> Tensor:
+    """Each picture by its own kernel, borders mirrored; on a CPU one by one with OpenCV, which
+    takes a tenth of the time of torch's grouped convolution there.
+    """
+    if image.device.type == "cpu":
+        return torch.stack([filter_picture(*pair) for pair in zip(image, kernels, strict=True)])
     stacked = torch.stack(kernels).to(image.device)
     return load("basicsr.utils.img_process_util").filter2D(image.contiguous(), stacked)
+
+
+def filter_picture(picture: Tensor, kernel: Tensor) -> Tensor:
+    """A picture (3, H, W) on the CPU by a kernel (k, k), k odd, whose zero margin costs nothing."""
+    import cv2
+
+    used = kernel.nonzero()
+    middle = len(kernel) // 2
+    reach = int((used - middle).abs().max()) if len(used) else 0
+    inner = kernel[middle - reach : middle + reach + 1, middle - reach : middle + reach + 1]
+    pixels = picture.permute(1, 2, 0).contiguous().numpy()
+    found = cv2.filter2D(pixels, -1, inner.contiguous().numpy(), borderType=cv2.BORDER_REFLECT_101)
+    return torch.from_numpy(found).permute(2, 0, 1)
 
 
 def _draw_factor(stage: StageOptions, generator: torch.Generator) -> float:
@@ -181,10 +199,13 @@ def _add_noise(image: Tensor, stage: StageOptions, generator: torch.Generator) -
     bounds = stage.noise_range if gaussian else stage.poisson_scale_range
     strength = uniform_per_sample(len(image), bounds, generator)
     is_grey = uniform_per_sample(len(image), (0.0, 1.0), generator) < stage.gray_noise_prob
-    pictures = zip(image.to(generator.device), child_generators(len(image), generator), strict=True)
-    drawn = [(draw(_grey(picture), pixels), draw(picture, pixels)) for picture, pixels in pictures]
-    grey, coloured = (torch.stack(kind) for kind in zip(*drawn, strict=True))
-    noise = strength * torch.where(is_grey, grey, coloured)
+    pictures = image.to(generator.device)
+    sources = child_generators(len(image), generator)
+    drawn = []
+    for picture, pixels, only_grey in zip(pictures, sources, is_grey.flatten(), strict=True):
+        grey = draw(_grey(picture), pixels)  # drawn always: what comes after stays the same
+        drawn.append(grey.expand_as(picture) if only_grey else draw(picture, pixels))
+    noise = strength * torch.stack(drawn)
     return (image + noise.to(image.device)).clamp(0, 1)
 
 
@@ -195,8 +216,10 @@ def _gaussian_noise(picture: Tensor, generator: torch.Generator) -> Tensor:
 
 def _poisson_noise(picture: Tensor, generator: torch.Generator) -> Tensor:
     """Shot noise; white has as many photons as the picture has 8-bit levels, as in basicsr."""
-    picture = (picture * 255).round() / 255
-    photons = 2 ** math.ceil(math.log2(len(torch.unique(picture))))
+    levels = (picture * 255).round()
+    picture = levels / 255
+    count = int((torch.bincount(levels.flatten().int(), minlength=256) > 0).sum())
+    photons = 2 ** math.ceil(math.log2(count))
     return torch.poisson(picture * photons, generator=generator) / photons - picture
 
 

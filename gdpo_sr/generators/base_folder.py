@@ -1,5 +1,5 @@
-"""Where a base model lies: the embedded `mini`, a folder in diffusers layout, or a hub id; or the
-first of several mirrors that can be had.
+"""Where a base model lies: the embedded `mini`, a folder in diffusers layout, the .safetensors file
+of a whole model, or a hub id; or the first of several mirrors that can be had.
 """
 
 from __future__ import annotations
@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from gdpo_sr.generators.single_file import config_folder, is_single_file
+from gdpo_sr.generators.weight_files import has_weights
 from gdpo_sr.types import CheckpointError
 
 Base = str | Path | Sequence[str | Path]
@@ -22,7 +24,10 @@ _PARTS = {
     "scheduler": ("scheduler_config.json",),
 }
 """Folders of a base, each with the file that it must hold, or one of several."""
-_NOT_FETCHED = ["*.bin", "*.msgpack", "*.fp16.*", "*.non_ema.*"]
+_NOT_FETCHED = ["*.bin", "*.msgpack", "*.fp16*", "*.non_ema*"]
+_WEIGHT_FILES = (_NOT_FETCHED, ["*.bin", "*.msgpack", "*.non_ema*"], ["*.msgpack", "*.non_ema*"])
+"""What is not fetched from the hub; the next is tried where a part is left without weights."""
+_NETWORKS = ("unet", "vae", "text_encoder")
 
 
 def mirrors(base: Base) -> list[str]:
@@ -38,7 +43,7 @@ def mirrors(base: Base) -> list[str]:
 
 
 def base_folder(base: Base, revision: str | None = None) -> Path:
-    """Folder of a base model; a hub id is fetched into the hub's cache.
+    """Folder or file of a base model; a hub id is fetched into the hub's cache.
 
     Of several mirrors the first that can be had is used; one that is complete on this disk counts
     as had without a connection.
@@ -63,11 +68,20 @@ def base_folder(base: Base, revision: str | None = None) -> Path:
 
 
 def _complete_folder(base: str, revision: str | None) -> Path:
-    folder = EMBEDDED.get(base, Path(base))
-    if not folder.is_dir():
-        folder = _fetch(base, revision)
-    _require_parts(folder)
-    return folder
+    place = EMBEDDED.get(base, Path(base))
+    if not place.is_dir() and not is_single_file(place):
+        place = _fetch(base, revision)
+    _require_parts(configs_of(place))
+    return place
+
+
+def configs_of(place: Path) -> Path:
+    """Folder of configs and tokenizer of a base: itself, or where a file of weights has them.
+
+    Raises:
+        CheckpointError: a file has none.
+    """
+    return config_folder(place) if place.is_file() else place
 
 
 def _require_parts(folder: Path) -> None:
@@ -82,21 +96,39 @@ def _require_parts(folder: Path) -> None:
         )
 
 
+def cached_base(hub_id: str, revision: str | None = None) -> Path | None:
+    """Where the hub's cache has a complete base; None: it has not. Nothing is fetched."""
+    if hub_id.count("/") != 1:
+        return None
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(hub_id, revision=revision, local_files_only=True))
+        _require_parts(folder)
+    except (OSError, ValueError, CheckpointError):
+        return None
+    return folder if all(has_weights(folder / part) for part in _NETWORKS) else None
+
+
 def _fetch(hub_id: str, revision: str | None) -> Path:
     looks_like_path = hub_id.count("/") != 1 or hub_id.startswith((".", "/", "~"))
     if looks_like_path:
         raise CheckpointError(
             f"base '{hub_id}' is no folder and no hub id: "
-            "use 'mini', an existing folder or 'owner/name'"
+            "use 'mini', an existing folder or .safetensors file, or 'owner/name'"
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     wanted = [f"{part}/*" for part in _PARTS] + ["model_index.json"]
+    folder = ""
     try:
-        folder = snapshot_download(
-            hub_id, revision=revision, allow_patterns=wanted, ignore_patterns=_NOT_FETCHED
-        )
+        for ignored in _WEIGHT_FILES:
+            folder = snapshot_download(
+                hub_id, revision=revision, allow_patterns=wanted, ignore_patterns=ignored
+            )
+            if all(has_weights(Path(folder) / part) for part in _NETWORKS):
+                break
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
         raise CheckpointError(
             f"base '{hub_id}' is not on this disk and could not be fetched "

@@ -7,11 +7,18 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from gdpo_sr.generators.remembered import modules_of
+
 
 @contextmanager
 def without_dropout(network: nn.Module) -> Iterator[None]:
     """Inside, `network` is without the dropout that trains its adapters."""
-    layers = [m for m in network.modules() if isinstance(m, nn.Dropout) and m.training]
+    found = (
+        modules_of(network, nn.Dropout)
+        if hasattr(network, "peft_config")
+        else [m for m in network.modules() if isinstance(m, nn.Dropout)]
+    )
+    layers = [m for m in found if m.training]
     for layer in layers:
         layer.eval()
     try:

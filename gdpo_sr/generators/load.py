@@ -11,13 +11,15 @@ from typing import Any
 
 import torch
 
-from gdpo_sr.generators.base_folder import EMBEDDED, Base, base_folder, part_folder
+from gdpo_sr.generators import single_file
+from gdpo_sr.generators.base_folder import EMBEDDED, Base, base_folder, configs_of, part_folder
 from gdpo_sr.generators.families import AUTOENCODERS, NETWORKS, Family, network_family
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
 from gdpo_sr.generators.one_step import OneStepScheduler
 from gdpo_sr.generators.part_config import REMEDY, read_part
 from gdpo_sr.generators.prompts import NoPrompts, PromptEncoder
 from gdpo_sr.generators.try_out import told_as_checkpoint_error, try_out
+from gdpo_sr.generators.weight_files import reading
 from gdpo_sr.types import CheckpointError, OptionError
 from gdpo_sr.utils.json_file import read_object
 
@@ -32,7 +34,7 @@ def _load_part(cls: Any, folder: Path, **options: Any) -> torch.nn.Module:
         CheckpointError: weights are missing.
     """
     network, report = cls.from_pretrained(
-        folder, use_safetensors=True, output_loading_info=True, **options
+        folder, output_loading_info=True, **reading(folder), **options
     )
     missing = sorted(report["missing_keys"])
     if missing:
@@ -57,15 +59,25 @@ def no_progress_bar() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def load_vae(folder: Path, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
-    """The autoencoder in `folder`, by the class name in its config."""
-    return _load_part(_family_in(folder, AUTOENCODERS).network, folder, torch_dtype=dtype)
+def load_vae(place: Path, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
+    """The autoencoder in a folder, or in the file of a whole model, by the class name in its
+    config.
+    """
+    folder = place if place.is_dir() else configs_of(place) / "vae"
+    return _load_family(_family_in(folder, AUTOENCODERS), place, folder, dtype)
 
 
-def load_network(folder: Path, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
-    """The network in `folder`, by the class name in its config."""
+def load_network(place: Path, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
+    """The network in a folder, or in the file of a whole model, by the class name in its config."""
+    folder = place if place.is_dir() else configs_of(place) / "unet"
     family = _family_in(folder, NETWORKS)
     family.check(read_part(folder), folder)
+    return _load_family(family, place, folder, dtype)
+
+
+def _load_family(family: Any, place: Path, folder: Path, dtype: torch.dtype) -> torch.nn.Module:
+    if place.is_file():
+        return single_file.load_network(family.network, place, folder, dtype)
     return _load_part(family.network, folder, torch_dtype=dtype)
 
 
@@ -97,16 +109,19 @@ def load_scheduler(folder: Path) -> OneStepScheduler:
         raise OptionError(f"'{file}': {error}") from error
 
 
-def load_text_encoder(folder: Path, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
-    """The text encoder of the base in `folder`.
+def load_text_encoder(place: Path, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
+    """The text encoder of the base in a folder or file.
 
     Raises:
         CheckpointError: it is missing, or its weights do not fit its config.
     """
     from transformers import CLIPTextModel
 
-    part = folder / "text_encoder"
+    part = configs_of(place) / "text_encoder"
     read_part(part)
+    if place.is_file():
+        with told_as_checkpoint_error(place), no_progress_bar():
+            return single_file.load_text_encoder(place, configs_of(place), dtype)
     with told_as_checkpoint_error(part), no_progress_bar():
         return _load_part(CLIPTextModel, part, dtype=dtype, attn_implementation="sdpa")
 
@@ -175,18 +190,24 @@ def _load_networks(
     vae: str | Path | None,
 ) -> dict[str, Any]:
     """unet, vae, scheduler and prompt."""
-    folder = base_folder(base, revision)
-    unet_folder = folder / "unet" if unet is None else part_folder(unet, "unet")
-    vae_folder = folder / "vae" if vae is None else part_folder(vae, "vae")
+    place = base_folder(base, revision)
+    folder = configs_of(place)
+    unet_place = _place_of(place, "unet") if unet is None else part_folder(unet, "unet")
+    vae_place = _place_of(place, "vae") if vae is None else part_folder(vae, "vae")
     with told_as_checkpoint_error(folder):
         scheduler = load_scheduler(folder / "scheduler")
         prompt = _saved_prompt(folder)
-    with told_as_checkpoint_error(unet_folder):
-        network = load_network(unet_folder, dtype)
-    with told_as_checkpoint_error(vae_folder):
-        autoencoder = load_vae(vae_folder, dtype)
-    _check_latents(network, autoencoder, unet_folder, vae_folder)
+    with told_as_checkpoint_error(unet_place):
+        network = load_network(unet_place, dtype)
+    with told_as_checkpoint_error(vae_place):
+        autoencoder = load_vae(vae_place, dtype)
+    _check_latents(network, autoencoder, unet_place, vae_place)
     return {"unet": network, "vae": autoencoder, "scheduler": scheduler, "prompt": prompt}
+
+
+def _place_of(base: Path, part: str) -> Path:
+    """Where a part of a base lies: its folder, or the one file of all parts."""
+    return base if base.is_file() else base / part
 
 
 def _load_text(
@@ -198,9 +219,9 @@ def _load_text(
     from transformers import CLIPTokenizer
 
     with told_as_checkpoint_error(folder):
-        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+        tokenizer = CLIPTokenizer.from_pretrained(configs_of(folder) / "tokenizer")
     text_encoder = load_text_encoder(folder, dtype)
-    _check_text(network, text_encoder, folder / "unet" if unet is None else unet, folder)
+    _check_text(network, text_encoder, _place_of(folder, "unet") if unet is None else unet, folder)
     return {"text_encoder": text_encoder, "tokenizer": tokenizer}
 
 

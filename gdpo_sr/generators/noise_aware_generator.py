@@ -7,7 +7,7 @@ Everything random comes in as a tensor, so that the same noise can be given to t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -15,6 +15,9 @@ from torch import nn
 from gdpo_sr.generators.families import autoencoder_family, network_family
 from gdpo_sr.generators.one_step import OneStepScheduler
 from gdpo_sr.generators.prompts import NoPrompts, PromptEncoder, prompts_behind
+
+Dial = Callable[[nn.Module, Callable[[], torch.Tensor]], torch.Tensor]
+"""What becomes of the answers of a network: it is given the network and a call of it."""
 
 
 class NoiseAwareGenerator(nn.Module):
@@ -26,6 +29,9 @@ class NoiseAwareGenerator(nn.Module):
         prompt_encoder: prompts -> embeddings.
         scheduler: the two timesteps and the noise schedule.
         prompt: prompt used where the caller names none.
+
+    Attributes:
+        dial: mixes answers of the network, or None.
     """
 
     def __init__(
@@ -42,6 +48,7 @@ class NoiseAwareGenerator(nn.Module):
         self.prompt_encoder = prompt_encoder
         self.scheduler = scheduler
         self.prompt = prompt
+        self.dial: Dial | None = None
 
     @property
     def pixels_per_latent(self) -> int:
@@ -65,12 +72,13 @@ class NoiseAwareGenerator(nn.Module):
         """Scaled latents (N, c, h, w) of pictures (N, 3, H, W) in [-1, 1].
 
         `posterior_noise`, N(0, 1) of the latents' shape, draws from the encoder's posterior; None
-        takes its mean.
+        takes its mean. With G noises for each, (N, G, c, h, w), so many latents are drawn.
         """
         posterior = self.vae.encode(images).latent_dist
-        latents = posterior.mean
-        if posterior_noise is not None:
-            latents = latents + posterior.std * posterior_noise
+        mean, std = posterior.mean, posterior.std
+        if posterior_noise is not None and posterior_noise.ndim > mean.ndim:
+            mean, std = mean[:, None], std[:, None]
+        latents = mean if posterior_noise is None else mean + std * posterior_noise
         return latents * self.vae.config.scaling_factor
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
@@ -95,7 +103,12 @@ class NoiseAwareGenerator(nn.Module):
         """
         network = self.unet if unet is None else unet
         predict, t_diff = network_family(self.unet).predict, self.scheduler.config.t_diff
-        return self.scheduler.to_epsilon(noisy, predict(network, noisy, t_diff, prompt_embeds))
+
+        def answer() -> torch.Tensor:
+            return predict(network, noisy, t_diff, prompt_embeds)
+
+        prediction = answer() if self.dial is None else self.dial(self.unet, answer)
+        return self.scheduler.to_epsilon(noisy, prediction)
 
     def predict_x0(self, noisy: torch.Tensor, prompt_embeds: torch.Tensor) -> torch.Tensor:
         """The restored latents of noisy ones, both (N, c, h, w)."""

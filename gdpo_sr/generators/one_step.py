@@ -14,7 +14,9 @@ from gdpo_sr.generators.diffusion_math import (
 from gdpo_sr.generators.saved import Saved, keeps_config
 from gdpo_sr.types import OptionError
 
-PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample", "residual")
+NO_NOISE = -1
+"""As `t_add`: before the first step, where cumulative alpha is 1."""
 
 
 class OneStepScheduler(Saved):
@@ -22,8 +24,9 @@ class OneStepScheduler(Saved):
 
     Args:
         num_train_timesteps, beta_start, beta_end, beta_schedule: the DDPM schedule of the base.
-        prediction_type: ``epsilon``, ``v_prediction``, or ``sample``: the restored latent itself.
-        t_add: integer timestep whose noise level is added to the latent of the LR picture.
+        prediction_type: ``epsilon``, ``v_prediction``, ``sample``: the restored latent itself, or
+            ``residual``: what is taken from the noisy latent to get it (PiSA-SR).
+        t_add: integer timestep whose noise level is added to the LR picture's latent; -1: none.
         t_diff: integer timestep that the UNet is told and that the inverse uses.
 
     Raises:
@@ -54,11 +57,16 @@ class OneStepScheduler(Saved):
         self.check_timestep("t_diff", t_diff)
 
     def check_timestep(self, name: str, timestep: int) -> None:
-        """Raise OptionError unless `timestep`, called `name`, is an integer of the schedule."""
+        """Raise OptionError unless `timestep`, called `name`, is an integer of the schedule, or -1
+        for `t_add`.
+        """
         steps = len(self.alphas_cumprod)
+        least, none = (NO_NOISE, ", or -1 for no noise") if name == "t_add" else (0, "")
         is_integer = isinstance(timestep, int) and not isinstance(timestep, bool)
-        if not is_integer or not 0 <= timestep < steps:
-            raise OptionError(f"{name} = {timestep!r:.60}: choose an integer in 0 .. {steps - 1}")
+        if not is_integer or not least <= timestep < steps:
+            raise OptionError(
+                f"{name} = {timestep!r:.60}: choose an integer in 0 .. {steps - 1}{none}"
+            )
 
     def set_timesteps_pair(self, t_add: int | None = None, t_diff: int | None = None) -> None:
         """Replace one or both timesteps; they are saved with the model from then on."""
@@ -69,8 +77,8 @@ class OneStepScheduler(Saved):
         self.register_to_config(**changes)
 
     def alpha_bar(self, timestep: int) -> float:
-        """Cumulative alpha at an integer timestep."""
-        return float(self.alphas_cumprod[timestep])
+        """Cumulative alpha at an integer timestep; 1 at `NO_NOISE`."""
+        return 1.0 if timestep == NO_NOISE else float(self.alphas_cumprod[timestep])
 
     def add_noise(
         self, latents: torch.Tensor, noise: torch.Tensor, t_add: int | None = None
@@ -86,6 +94,8 @@ class OneStepScheduler(Saved):
         alpha_bar = self.alpha_bar(self.config.t_diff)
         if self.config.prediction_type == "sample":
             return epsilon_for_x0(noisy, prediction, alpha_bar)
+        if self.config.prediction_type == "residual":
+            return epsilon_for_x0(noisy, noisy - prediction, alpha_bar)
         if self.config.prediction_type == "v_prediction":
             return epsilon_from_v(noisy, prediction, alpha_bar)
         return prediction

@@ -146,6 +146,8 @@ for _name in (
     "delete_adapters",
     "fuse_lora",
     "_fuse_lora_apply",
+    "unfuse_lora",
+    "_unfuse_lora_apply",
     "unload_lora",
 ):
     setattr(SavedNetwork, _name, _of_diffusers(_name))

@@ -23,6 +23,7 @@ class Sampling:
     Attributes:
         by_policy: the network samples as it is now; False: the reference, its adapters off.
         t_adds: G steps at which one noise is added, instead of G noises at the network's t_add.
+        posteriors: each candidate has its own draw of the encoder's posterior.
         action_sigma: standard deviation of noise added to the restored latents, the actions of a
             Gaussian policy.
         chunk: candidates per forward pass; None: all.
@@ -30,13 +31,14 @@ class Sampling:
 
     by_policy: bool = False
     t_adds: tuple[int, ...] | None = None
+    posteriors: bool = False
     action_sigma: float = 0.0
     chunk: int | None = None
 
 
 class GroupNoise(NamedTuple):
-    """Noise for the encoder's posterior (B, c, h, w), None for its mean, and to inject
-    (B, G, c, h, w).
+    """Noise for the encoder's posterior (B, c, h, w) or (B, G, c, h, w), None for its mean, and to
+    inject (B, G, c, h, w).
     """
 
     posterior: torch.Tensor | None
@@ -85,7 +87,8 @@ def sample_group(
         rng: draws the noise of the posterior, the injected noise, then that of the actions.
         sampling: how.
     """
-    noise = draw_group_noise(network, batch, 1 if sampling.t_adds else group_size, rng)
+    count = 1 if sampling.t_adds else group_size
+    noise = draw_group_noise(network, batch, count, rng, sampling.posteriors)
     sampler = without_dropout if sampling.by_policy else adapters_disabled
     with sampler(network.unet):
         enlarged = enlarge_lr(batch.lr, batch.hr)
@@ -135,23 +138,28 @@ def _states(
     noise: torch.Tensor,
     t_adds: Sequence[int] | None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """What the UNet is given: z_LR (B, c, h, w) with noise (B, G, c, h, w) added, or one noise at
-    each of G steps, and then the same at the usual step.
+    """What the UNet is given: z_LR (B, c, h, w) or (B, G, c, h, w) with noise (B, G, c, h, w), or
+    one noise at each of G steps, and then the same at the usual step.
     """
     add = network.scheduler.add_noise
-    usual = add(z_lr[:, None], noise)
+    usual = add(z_lr if z_lr.ndim == noise.ndim else z_lr[:, None], noise)
     if t_adds is None:
         return usual, None
     return torch.stack([add(z_lr, noise[:, 0], step) for step in t_adds], 1), usual
 
 
 def draw_group_noise(
-    network: NoiseAwareGenerator, batch: SRBatch, group_size: int, rng: torch.Generator
+    network: NoiseAwareGenerator,
+    batch: SRBatch,
+    group_size: int,
+    rng: torch.Generator,
+    posteriors: bool = False,
 ) -> GroupNoise:
-    """Noise of a group, drawn in the order of its fields."""
+    """Noise of a group, drawn in the order of its fields; `posteriors`: one for each candidate."""
     b, *shape = network.latent_shape(batch.hr)
     device, dtype = batch.hr.device, batch.hr.dtype
-    posterior = draw_noise((b, *shape), rng, device, dtype)
+    size = (b, group_size, *shape) if posteriors else (b, *shape)
+    posterior = draw_noise(size, rng, device, dtype)
     return GroupNoise(posterior, draw_noise((b, group_size, *shape), rng, device, dtype))
 
 

@@ -80,6 +80,7 @@ class GroupStep:
         self.sampling = Sampling(
             train.sampler == "policy",
             train.diversity.steps(train.group_size),
+            train.diversity.source == "posterior",
             loss.action_sigma,
             train.group_chunk,
         )

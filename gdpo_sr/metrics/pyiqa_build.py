@@ -78,7 +78,7 @@ def build(
             with _no_downloads(), _replaced(constants, "HF_HUB_OFFLINE", True):
                 return create(io.StringIO())
         except OSError:
-            if not (allow_download and _hub_answers()):
+            if not (allow_download and hub_answers()):
                 raise
         with _short_timeouts():
             return create(sys.stderr)
@@ -174,7 +174,7 @@ def _short_timeouts() -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-def _hub_answers() -> bool:
+def hub_answers() -> bool:
     """Whether a connection to the hub can be opened; through a proxy that is left to the download
     itself.
     """

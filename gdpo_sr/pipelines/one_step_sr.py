@@ -14,12 +14,12 @@ from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import nn
 
-from gdpo_sr.checkpoints.load_adapter import load_adapter, merge_adapters
 from gdpo_sr.checkpoints.lora import lora_parameters
 from gdpo_sr.checkpoints.model_folder import components_of, write_model
 from gdpo_sr.generators.base_folder import Base
 from gdpo_sr.generators.load import build_generator, load_components
 from gdpo_sr.generators.one_step import OneStepScheduler
+from gdpo_sr.pipelines.adapters import AdapterMethods
 from gdpo_sr.pipelines.noise_field import draw_seed
 from gdpo_sr.pipelines.picture_inputs import Picture, check_arguments, check_kinds, to_tensors
 from gdpo_sr.pipelines.restorer import RestoreOptions, Restorer, RestoreReport, RowSink
@@ -37,7 +37,7 @@ class OneStepSROutput(BaseOutput):
     images: list[Image.Image] | np.ndarray | torch.Tensor
 
 
-class OneStepSRPipeline(DiffusionPipeline):
+class OneStepSRPipeline(AdapterMethods, DiffusionPipeline):
     """One-step super-resolution with a noise-aware generator.
 
     Args:
@@ -58,6 +58,7 @@ class OneStepSRPipeline(DiffusionPipeline):
     ) -> None:
         super().__init__()
         self._given: dict[str, int | None] = {}  # timesteps that a LoRA does not replace
+        self._before, self._whole = None, {}
         self.register_modules(
             unet=unet, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, scheduler=scheduler
         )
@@ -70,7 +71,9 @@ class OneStepSRPipeline(DiffusionPipeline):
         if "generator" in vars(self) and name in self.components:
             text_encoder = self.text_encoder or self.generator.prompt_encoder.whole_text_encoder()
             parts = {**self.components, "text_encoder": text_encoder}
+            dial = self.generator.dial
             self.generator = build_generator({**parts, "prompt": self.config.prompt})
+            self.generator.dial = dial
 
     @classmethod
     def from_pretrained(
@@ -104,38 +107,11 @@ class OneStepSRPipeline(DiffusionPipeline):
         if lora_parameters(self.unet):
             raise CheckpointError(
                 f"'{save_directory}': a model with a LoRA cannot be saved as one model; "
-                "call gdpo_sr.checkpoints.lora.merge_lora(pipe.unet) first, or save_lora for the "
-                "LoRA alone"
+                "call pipe.merge_lora_weights() first, or gdpo_sr.checkpoints.lora.save_lora for "
+                "the LoRA alone"
             )
         parts = {**components_of(self.generator), "prompt": self.config.prompt}
         write_model(parts, Path(save_directory))
-
-    def load_lora_weights(
-        self, folder: str | Path, adapter_name: str = "default", scale: float = 1.0
-    ) -> None:
-        """Add the LoRA in `folder` and make it the active one, with timesteps and prompt of its
-        training. Timesteps that `from_pretrained` was given stay, with a warning.
-
-        Args:
-            folder: one with adapter_config.json and adapter_model.safetensors, or a training run;
-                a LoRA of stage 1 changes the VAE's encoder too.
-            adapter_name: several can be loaded under several names.
-            scale: a dial between the base, 0, and the LoRA as it was trained, 1.
-
-        Raises:
-            CheckpointError: no adapter there, or one of another architecture.
-            OptionError: an adapter of this name is loaded.
-        """
-        if adapter_name in getattr(self.unet, "peft_config", {}):
-            raise OptionError(
-                f"adapter_name = {adapter_name!r}: a LoRA of this name is loaded; give another name"
-            )
-        load_adapter(self.generator, folder, adapter_name, self._given, scale)
-        self.register_to_config(prompt=self.generator.prompt)
-
-    def merge_lora_weights(self) -> None:
-        """Merge loaded LoRAs into the weights: the same function, and faster."""
-        merge_adapters(self.generator)
 
     def release_text_encoder(self, prompts: Sequence[str], reload: Callable[[], nn.Module]) -> None:
         """Compute the embeddings of `prompts` and drop the text encoder from memory.
@@ -180,7 +156,7 @@ class OneStepSRPipeline(DiffusionPipeline):
             scale: output size divided by input size; an output side is round(scale * side).
             generator: source of the injected noise; None draws from a fresh, random one.
             t_add: noise level at inference, 0 .. 999: larger is more realistic, smaller more
-                faithful; None takes the saved one.
+                faithful; -1 is no noise, None takes the saved level.
             num_candidates: different outputs per picture (G); they follow each other.
             prompt: text for the UNet; None takes the base's own.
             color_fix: ``wavelet`` takes the low frequencies of the input, ``adain`` the mean and

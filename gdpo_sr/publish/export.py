@@ -13,7 +13,14 @@ import torch
 from safetensors.torch import save
 
 from gdpo_sr.checkpoints.adapter_config import CONFIG_FILE
-from gdpo_sr.checkpoints.lora import WEIGHTS_FILE, Adapter, find_adapter, is_stage1, read_adapter
+from gdpo_sr.checkpoints.lora import (
+    DIFFUSERS_FILE,
+    WEIGHTS_FILE,
+    Adapter,
+    find_adapter,
+    is_stage1,
+    read_peft,
+)
 from gdpo_sr.checkpoints.meaning import Meaning, base_of, read_meaning, run_meaning
 from gdpo_sr.checkpoints.merge import merged_generator
 from gdpo_sr.checkpoints.model_folder import components_of, write_model
@@ -23,8 +30,6 @@ from gdpo_sr.publish.model_card import RunFacts, model_card, read_run
 from gdpo_sr.types import CheckpointError, OptionError
 from gdpo_sr.writer import new_folder, write_file
 
-DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
-"""What diffusers looks for first in a folder."""
 NEWEST = ("lora_latest", "latest")
 """Names, under `models/`, of what the last validation is about."""
 
@@ -103,7 +108,12 @@ def write_lora(source: Source, folder: Path, meaning: Meaning) -> None:
     if source.complete or is_stage1(source.model):
         what = "trained every weight" if source.complete else "is of stage 1 and changes the VAE"
         raise CheckpointError(f"'{source.model}' {what}, which no LoRA file holds: --format merged")
-    tensors = diffusers_tensors(read_adapter(source.model), source.model)
+    if source.model.is_file():
+        raise CheckpointError(
+            f"'{source.model}' is a LoRA in other keys than PEFT's already: use it as it is, or "
+            "--format merged"
+        )
+    tensors = diffusers_tensors(read_peft(source.model), source.model)
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         shutil.copyfile(source.model / name, folder / name)
     write_file(folder / DIFFUSERS_FILE, save(tensors, metadata={"format": "pt"}))

@@ -15,9 +15,11 @@ from tqdm import tqdm
 from gdpo_sr.checkpoints.load_adapter import load_adapter, merge_adapters
 from gdpo_sr.checkpoints.lora import find_adapter
 from gdpo_sr.checkpoints.meaning import Meaning, base_of, read_meaning
+from gdpo_sr.checkpoints.pixel_semantic import load_pixel_semantic
 from gdpo_sr.data.captions import file_captions
 from gdpo_sr.generators.base_folder import base_folder
 from gdpo_sr.generators.load import load_generator, load_text_encoder
+from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
 from gdpo_sr.pipelines.picture_inputs import check_arguments
 from gdpo_sr.pipelines.restorer import RestoreOptions, Restorer
 from gdpo_sr.restore import manifest
@@ -177,9 +179,7 @@ def _build(args: argparse.Namespace, device: torch.device) -> Restorer:
         args.vae,
     )
     if args.lora:
-        given = {"t_add": args.t_add, "prompt": args.prompt}
-        load_adapter(generator, args.lora, given=given, scale=args.lora_scale)
-        merge_adapters(generator)
+        _load_lora(generator, args)
     generator.to(device, dtype)
     if not args.captions:  # one prompt for all pictures
         prompt = generator.prompt if args.prompt is None else args.prompt
@@ -189,6 +189,17 @@ def _build(args: argparse.Namespace, device: torch.device) -> Restorer:
     if args.compile:
         restorer.compile()
     return restorer
+
+
+def _load_lora(generator: NoiseAwareGenerator, args: argparse.Namespace) -> None:
+    """Merged, but where an output is mixed of two."""
+    given = {"t_add": args.t_add, "prompt": args.prompt}
+    dials = args.pixel_scale, args.semantic_scale
+    if dials == (1, 1):
+        load_adapter(generator, args.lora, given=given, scale=args.lora_scale)
+        merge_adapters(generator)
+    else:
+        load_pixel_semantic(generator, args.lora, *dials, given)
 
 
 def _score(name: str, device: torch.device) -> Score:
@@ -215,6 +226,8 @@ def _check(args: argparse.Namespace) -> None:
         )
     if args.candidates < 2 and (combined or args.uncertainty):
         raise OptionError("--select, --mean and --uncertainty need --candidates 2 or more")
+    if not args.lora and (args.pixel_scale, args.semantic_scale) != (1, 1):
+        raise OptionError("--pixel_scale and --semantic_scale need --lora: one of PiSA-SR")
     if args.bit_depth == 16 and args.format not in ("png", "tif"):
         raise OptionError(f"--bit_depth 16: --format {args.format} has 8 bits; use png or tif")
     if not 1 <= args.quality <= 100 or args.batch < 1:

@@ -43,18 +43,20 @@ def settings_of(args: argparse.Namespace) -> Settings:
     models = {k: {"folder": str(v), "sha256": fingerprint(v)} for k, v in folders.items()}
     if args.lora:
         models["lora"]["scale"] = args.lora_scale
+        models["lora"] |= {"pixel": args.pixel_scale, "semantic": args.semantic_scale}
     same = {key: getattr(args, key) for key in _SAME_PICTURE}
     return {"version": __version__, **models, **same, "size": size}
 
 
-def fingerprint(folder: Path) -> str:
-    """A digest of all files below a folder: names, sizes and contents (of very large files the
-    time of change).
+def fingerprint(place: Path) -> str:
+    """A digest of a file, or of all files below a folder: names, sizes and contents (of very large
+    files the time of change).
     """
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+    paths = [place] if place.is_file() else sorted(p for p in place.rglob("*") if p.is_file())
+    for path in paths:
         status = path.stat()
-        name = path.relative_to(folder).as_posix()
+        name = path.relative_to(place).as_posix()
         mark = file_digest(path) if status.st_size <= _HASHED else str(status.st_mtime_ns)
         digest.update(f"{name} {status.st_size} {mark}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()[:16]

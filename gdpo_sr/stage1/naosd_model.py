@@ -35,6 +35,7 @@ from gdpo_sr.trainer.build_data import (
     build_validation_pairs,
     set_up_networks,
 )
+from gdpo_sr.trainer.frozen import cast_frozen
 from gdpo_sr.trainer.optimization import NetworkUpdate
 from gdpo_sr.trainer.processes import check_plain_processes
 from gdpo_sr.trainer.validation import PairedValidation
@@ -119,6 +120,8 @@ class NAOSDModel(BaseModel):
         if self.score is not None and self.score.unet is not self.generator.unet:
             networks.append(self.score.unet)
         set_up_networks(networks, self.options.train)
+        if self.adapters is not None:  # else the whole model is saved, in float32
+            cast_frozen(networks, self.accelerator.mixed_precision)
 
     def _build_validation(self) -> PairedValidation:
         o, device = self.options, str(self.accelerator.device)

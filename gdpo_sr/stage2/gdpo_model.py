@@ -14,6 +14,7 @@ from torch import nn
 from gdpo_sr.checkpoints.load_adapter import continue_adapter
 from gdpo_sr.checkpoints.lora import add_lora, save_lora
 from gdpo_sr.checkpoints.meaning import Meaning, given_in, resume_meaning
+from gdpo_sr.generators.one_step import NO_NOISE
 from gdpo_sr.group.step import GroupStep, ScoredGroup
 from gdpo_sr.losses.preference import PreferenceLoss
 from gdpo_sr.rewards.scoring import check_gradients
@@ -27,6 +28,7 @@ from gdpo_sr.trainer.build_data import (
     build_validation_pairs,
     set_up_networks,
 )
+from gdpo_sr.trainer.frozen import cast_frozen
 from gdpo_sr.trainer.processes import (
     check_plain_processes,
     check_spread,
@@ -35,8 +37,13 @@ from gdpo_sr.trainer.processes import (
 )
 from gdpo_sr.trainer.report import Comparison
 from gdpo_sr.trainer.validation import PairedValidation, Pictures
-from gdpo_sr.types import CheckpointError, LossOutput, SRBatch
+from gdpo_sr.types import CheckpointError, LossOutput, OptionError, SRBatch
 
+DIVERSITY = (
+    "network_g.t_add of 0 or more, or train.diversity.source: posterior (each candidate its own "
+    "draw of the encoder's posterior) or t_add"
+)
+"""How candidates become different."""
 BEST = "lora_best"
 """Name, under `models/`, of the best validated model before an alarm."""
 
@@ -69,6 +76,7 @@ class GDPOModel(BaseModel):
             shard_frozen(unet, self.accelerator)
         else:
             check_plain_processes(self.accelerator, "stage 2")
+            cast_frozen([unet, self.generator.vae], self.accelerator.mixed_precision)
         device = str(self.accelerator.device)
         self.rewards = build_rewards(o.train.reward, device, self.random["reward"])
         self.loss = build_loss(o.train.loss)
@@ -76,6 +84,7 @@ class GDPOModel(BaseModel):
             check_gradients(self.rewards, o.datasets.train.gt_size, device)
         if isinstance(self.loss, PreferenceLoss):
             self.loss.scale.reduce = self._mean_over_processes
+        self._check_diversity()
         self.step = GroupStep(self.generator, self.rewards, self.loss, o.train, self.random)
         a = o.train.alarms
         self.alarms = Alarms(
@@ -91,6 +100,22 @@ class GDPOModel(BaseModel):
             o.val.color_fix,
         )
         return {name: p for name, p in unet.named_parameters() if p.requires_grad}
+
+    def _check_diversity(self) -> None:
+        """Refuse what can teach a network without noise (OSEDiff, HYPIR, PiSA-SR) nothing."""
+        train = self.options.train
+        if self.generator.scheduler.config.t_add != NO_NOISE:
+            return
+        if train.diversity.source == "noise" and not self.loss.action_sigma:
+            raise OptionError(
+                f"t_add = {NO_NOISE}: this network gets no noise, so all candidates of a group "
+                f"would be equal; use {DIVERSITY}"
+            )
+        if train.update_input == "candidate" and train.target == "noise" and not self.loss.acts:
+            raise OptionError(
+                f"t_add = {NO_NOISE}: this network gets no noise, so train.target noise is nothing "
+                "that it could predict; use target: x0 and update_input: lr"
+            )
 
     def _mean_over_processes(self, values: torch.Tensor) -> torch.Tensor:
         return self.accelerator.reduce(values, "mean")
@@ -151,6 +176,9 @@ class GDPOModel(BaseModel):
     def symptoms(self, logs: dict[str, float]) -> dict[str, str]:
         """Rewards that say nothing of any candidate, and groups without any preference."""
         found = {}
+        pictures = self.options.datasets.train.batch_size
+        if logs["equal_groups"] >= pictures:
+            found["all candidates of a group are equal"] = DIVERSITY
         for name in self.rewards:
             if math.isnan(logs[f"metric_{name}"]):
                 found[f"reward {name} failed on every candidate"] = (
@@ -160,7 +188,7 @@ class GDPOModel(BaseModel):
                 found[f"reward {name} is the same for every candidate"] = (
                     "candidates that differ more (network_g.t_add), or another reward"
                 )
-        if logs["skipped_groups"] >= self.options.datasets.train.batch_size:
+        if logs["skipped_groups"] >= pictures:
             found["no group has a preference, so nothing is learnt"] = (
                 "candidates that differ more (network_g.t_add), or other rewards"
             )

@@ -13,9 +13,13 @@ from gdpo_sr.rewards.base import Reward
 
 def group_logs(item: ScoredGroup, rewards: Mapping[str, Reward]) -> dict[str, torch.Tensor]:
     """Mean, spread inside a group, failures and share of tied groups of every reward; pictures
-    without a preference.
+    without a preference, and whose candidates are all the same.
     """
-    logs = {"skipped_groups": (item.advantages == 0).flatten(1).all(-1).sum()}
+    images = item.group.images
+    logs = {
+        "skipped_groups": (item.advantages == 0).flatten(1).all(-1).sum(),
+        "equal_groups": (images == images[:, :1]).flatten(1).all(-1).sum(),
+    }
     for name, values in item.scores.items():
         finite = values.isfinite()
         sign = -1.0 if rewards[name].metric.lower_better else 1.0

@@ -226,7 +226,8 @@ class BaseModel(Resumable):
         main = self.accelerator.is_main_process
         if not main and not spreads_weights(self.accelerator):
             return
-        with self.weight_update.average.applied(), without_dropout(self.generator):
+        average, autocast = self.weight_update.average.applied(), self.accelerator.autocast()
+        with average, autocast, without_dropout(self.generator):
             comparison, pictures = self.validation.run(self.iteration)
         if not main:
             return

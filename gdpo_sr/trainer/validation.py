@@ -113,4 +113,5 @@ class PairedValidation:
         group = restore_group(self.network, enlarged, prompts, injected, Sampling(chunk=1))
         restored = group.images[0]
         colours = (enlarged / 2 + 0.5).expand_as(restored)
-        return apply_color_fix(self.color_fix, restored, colours).clamp(0, 1)
+        with torch.autocast(restored.device.type, enabled=False):
+            return apply_color_fix(self.color_fix, restored, colours).clamp(0, 1)

@@ -401,7 +401,7 @@ def test_unknown_base_is_one_line(photos: Path, tmp_path: Path, capsys):
     assert run_main(main, arguments) == 2
     assert capsys.readouterr().err.splitlines() == [
         "error: base 'minni' is no folder and no hub id: "
-        "use 'mini', an existing folder or 'owner/name'"
+        "use 'mini', an existing folder or .safetensors file, or 'owner/name'"
     ]
 
 

@@ -24,6 +24,7 @@ LOSSES = {
 PURE = LOSSES | {
     "gdpo_sr.types",
     "gdpo_sr.advantages",
+    "gdpo_sr.checkpoints.origins",
     "gdpo_sr.checkpoints.released_layout",
     "gdpo_sr.shared_random",
     "gdpo_sr.generators.diffusion_math",
@@ -45,9 +46,9 @@ LAYERS = (
     {"config", "generators", "data", "rewards", "metrics", "losses", "checkpoints"},
     {"group", "pipelines"},
     {"trainer"},
-    {"stage1", "stage2", "restore", "evaluation", "publish"},
+    {"stage1", "stage2", "restore", "evaluation", "publish", "checkup"},
     {"demo"},
-    {"train", "inference", "evaluate", "merge", "convert", "export", "cli", "__main__"},
+    {"train", "inference", "evaluate", "merge", "convert", "export", "doctor", "cli", "__main__"},
 )
 TOP = len(LAYERS)  # the package's own __init__: the public surface, above everything
 # What an installation does not have: nothing of the package may import it.

@@ -195,6 +195,7 @@ def test_stage_1_has_the_dial_too(base, tmp_path):
         ("gdpo_sr.json", '{"t_add": "many"}'),
         ("gdpo_sr.json", '{"t_add": true}'),
         ("gdpo_sr.json", '{"prompt": 3}'),
+        ("gdpo_sr.json", '{"prediction_type": "none"}'),
         ("gdpo_sr.json", '{"weights": {"conv_out.weight": "x"}}'),
         ("gdpo_sr.json", '{"weights": {"conv_out.weight": ["x"]}}'),
         ("stage1.json", '{"t_add": {}}'),

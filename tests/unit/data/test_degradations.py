@@ -13,10 +13,14 @@ from gdpo_sr.config.degradation import DegradationOptions
 from gdpo_sr.data.degradations import (
     RealESRGANDegradation,
     _add_noise,
+    _filter,
+    _gaussian_noise,
+    _grey,
     _poisson_noise,
 )
-from gdpo_sr.data.draws import generator_for
+from gdpo_sr.data.draws import chance, child_generators, generator_for, uniform_per_sample
 from gdpo_sr.types import ImageError
+from gdpo_sr.utils.basicsr import load
 
 
 @pytest.fixture(scope="module")
@@ -255,3 +259,52 @@ def test_kernel_mix_needs_a_kernel():
     weights = dict.fromkeys(DegradationOptions().kernel_mix.model_dump(), 0.0)
     with pytest.raises(ValidationError, match="0 for every kernel"):
         DegradationOptions.model_validate({"kernel_mix": weights})
+
+
+@pytest.mark.parametrize("kind", ["blur", "sinc", "pulse", "delta"])
+def test_opencv_filters_as_torch_does(kind: str):
+    """Mirrored borders, correlation, whole kernels and those with a zero margin."""
+    rng = torch.Generator().manual_seed(3)
+    picture = torch.rand(2, 3, 40, 33, generator=rng)
+    kernels = [torch.rand(21, 21, generator=rng) for _ in range(2)]
+    if kind == "sinc":
+        kernels = [kernel - 0.5 for kernel in kernels]
+    if kind in ("pulse", "delta"):
+        reach = 3 if kind == "pulse" else 0
+        mask = torch.zeros(21, 21)
+        mask[10 - reach : 11 + reach, 10 - reach : 11 + reach] = 1
+        kernels = [kernel * mask for kernel in kernels]
+    kernels = [kernel / kernel.abs().sum() for kernel in kernels]
+    expected = load("basicsr.utils.img_process_util").filter2D(picture, torch.stack(kernels))
+    torch.testing.assert_close(_filter(picture, kernels), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("gaussian", [True, False])
+def test_noise_is_drawn_as_before(gaussian: bool):
+    """Grey and coloured from one source each, one after the other; grey pictures use the first."""
+    stage = DegradationOptions().first.model_copy(
+        update={"gaussian_noise_prob": float(gaussian), "gray_noise_prob": 0.5}
+    )
+    pictures = torch.rand(6, 3, 20, 20, generator=torch.Generator().manual_seed(5))
+    found = _add_noise(pictures, stage, torch.Generator().manual_seed(6))
+    rng = torch.Generator().manual_seed(6)
+    chance(float(gaussian), rng)
+    bounds = stage.noise_range if gaussian else stage.poisson_scale_range
+    strength = uniform_per_sample(6, bounds, rng)
+    is_grey = uniform_per_sample(6, (0.0, 1.0), rng) < 0.5
+    assert 0 < is_grey.sum() < 6
+    draw = _gaussian_noise if gaussian else _poisson_noise
+    sources = zip(pictures, child_generators(6, rng), strict=True)
+    drawn = [(draw(_grey(p), g), draw(p, g)) for p, g in sources]
+    grey, coloured = (torch.stack(kind) for kind in zip(*drawn, strict=True))
+    noise = strength * torch.where(is_grey, grey, coloured)
+    assert torch.equal(found, (pictures + noise).clamp(0, 1))
+
+
+def test_photons_count_the_levels():
+    """2 to the power that covers the number of 8-bit levels, as torch.unique counts them."""
+    levels = torch.tensor([0.0, 0.1, 0.1, 0.5, 1.0]).repeat(3, 4, 1)
+    found = _poisson_noise(levels, torch.Generator().manual_seed(0))
+    rounded = (levels * 255).round() / 255
+    expected = torch.poisson(rounded * 4, generator=torch.Generator().manual_seed(0)) / 4 - rounded
+    assert torch.equal(found, expected)

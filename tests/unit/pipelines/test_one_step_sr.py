@@ -223,7 +223,7 @@ def test_lora(base: Path, pipe: OneStepSRPipeline, adapter: Path, tmp_path: Path
     assert (tuned - usual).abs().max() > 1e-2
     with pytest.raises(OptionError, match="'default': a LoRA of this name is loaded"):
         pipe.load_lora_weights(adapter)
-    with pytest.raises(CheckpointError, match="merge_lora"):
+    with pytest.raises(CheckpointError, match="merge_lora_weights"):
         pipe.save_pretrained(tmp_path / "model")
     assert not (tmp_path / "model").exists()
     merge_lora(pipe.unet)

@@ -1,0 +1,27 @@
+"""Modules of a network by their kind, remembered: to walk all of a UNet's costs 37 ms, to use those
+that were found less than one.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+Kind = TypeVar("Kind", bound=nn.Module)
+_KNOWN: WeakKeyDictionary[nn.Module, dict[tuple, list[nn.Module]]] = WeakKeyDictionary()
+
+
+def modules_of(network: nn.Module, kind: type[Kind]) -> list[Kind]:
+    """Those of `kind` inside a network that carries adapters, which alone change its modules."""
+    key = (kind, *getattr(network, "peft_config", ()))
+    known = _KNOWN.setdefault(network, {})
+    if key not in known:
+        known[key] = [module for module in network.modules() if isinstance(module, kind)]
+    return known[key]
+
+
+def forget(network: nn.Module) -> None:
+    """Call this when adapters were added or removed."""
+    _KNOWN.pop(network, None)
