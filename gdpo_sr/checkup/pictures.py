@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from gdpo_sr.checkup.finding import Finding
 from gdpo_sr.config.schema import Options
-from gdpo_sr.data.folder import list_photos
+from gdpo_sr.data.folder import each_folder, list_photos
 from gdpo_sr.types import DatasetError, ImageError
 from gdpo_sr.utils.image_io import image_size
 
@@ -16,12 +16,12 @@ def data_folders(options: Options) -> Iterator[Finding]:
     for part in ("train", "val"):
         section = getattr(options.datasets, part)
         for key in ("dataroot_gt", "dataroot_lq"):
-            folder = getattr(section, key)
-            if folder is None:
-                continue
+            folders = getattr(section, key)
             share = options.scale if key == "dataroot_lq" else 1
             smallest = (section.gt_size or 1) // share
-            yield _folder(f"data {part}" + (" LR" if share > 1 else ""), folder, smallest)
+            name = f"data {part}" + (" LR" if share > 1 else "")
+            for folder in [] if folders is None else each_folder(folders):
+                yield _folder(name, str(folder), smallest)
 
 
 def _folder(name: str, folder: str, smallest: int) -> Finding:

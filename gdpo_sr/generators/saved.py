@@ -7,7 +7,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -64,7 +64,11 @@ class Saved:
     @classmethod
     def from_pretrained(cls: type[Own], folder: str | Path) -> Own:
         """The object whose config, or that of a like class, lies in `folder`."""
-        values = json.loads((Path(folder) / cls.config_name).read_bytes())
+        return cls.from_config(json.loads((Path(folder) / cls.config_name).read_bytes()))
+
+    @classmethod
+    def from_config(cls: type[Own], values: Mapping[str, Any]) -> Own:
+        """The object of these settings; what its class does not know is left out."""
         known = inspect.signature(cls.__init__).parameters
         return cls(**{key: value for key, value in values.items() if key in known})
 
