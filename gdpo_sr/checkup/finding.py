@@ -24,7 +24,7 @@ class Finding:
 
     def line(self) -> str:
         """For the screen."""
-        return f"{self.status:<5}{self.name:<15}{self.text}"
+        return f"{self.status:<5}{self.name:<18}{self.text}"
 
 
 def gib(size: float) -> str:

@@ -82,8 +82,9 @@ def metrics(options: Options) -> Iterator[Finding]:
         except MetricUnavailable as error:
             online = hub_answers() if online is None else online
             status = "note" if online else "bad"
-            reach = "will be downloaded" if online else error.remedy
-            yield Finding(f"{use} {name}", status, f"no weights here: {reach}")
+            remedy = error.remedy.replace("run once with --allow_download", "connect once")
+            reach = "no weights here: will be downloaded" if online else remedy
+            yield Finding(f"{use} {name}", status, reach)
         except MetricError as error:
             yield Finding(f"{use} {name}", "bad", str(error))
     if ready:
