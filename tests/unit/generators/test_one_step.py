@@ -56,8 +56,23 @@ def test_plain_stable_diffusion_config(tmp_path: Path):
     assert scheduler.alpha_bar(100) == pytest.approx(0.894223153591156, rel=1e-6)
 
 
+def test_minus_one_is_no_noise():
+    """For `t_add` alone: whatever is drawn, the latents stay."""
+    scheduler = OneStepScheduler(t_add=-1)
+    assert torch.equal(scheduler.add_noise(draw(0), draw(1)), draw(0))
+    assert torch.equal(OneStepScheduler().add_noise(draw(0), draw(1), -1), draw(0))
+    with pytest.raises(OptionError, match="t_diff = -1: choose an integer in 0 .. 999"):
+        OneStepScheduler(t_diff=-1)
+
+
+def test_a_residual_is_taken_away():
+    scheduler = OneStepScheduler(prediction_type="residual", t_diff=1)
+    epsilon = scheduler.to_epsilon(draw(0), draw(1))
+    torch.testing.assert_close(scheduler.predict_x0(draw(0), epsilon), draw(0) - draw(1))
+
+
 @pytest.mark.parametrize("name", ["t_add", "t_diff"])
-@pytest.mark.parametrize("value", [-1, 1000, 250.5])
+@pytest.mark.parametrize("value", [-2, 1000, 250.5])
 def test_timesteps_out_of_range(name: str, value: float):
     message = f"{name} = {value}: .* 0 .. 999"
     with pytest.raises(OptionError, match=message):

@@ -143,7 +143,7 @@ def test_no_generator_is_random_and_leaves_the_global_state(pipe: OneStepSRPipel
     "options, words",
     [
         ({"t_add": 1000}, "t_add = 1000: choose an integer in 0 .. 999"),
-        ({"t_add": -1}, "t_add = -1"),
+        ({"t_add": -2}, "t_add = -2"),
         ({"t_add": 2.5}, "t_add = 2.5"),
         ({"color_fix": "wavlet"}, "color_fix = 'wavlet': use one of wavelet, adain, none"),
         ({"output_type": "jpg"}, "output_type = 'jpg': use one of pil, np, pt"),
