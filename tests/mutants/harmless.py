@@ -65,5 +65,12 @@ REASONS: dict[str, tuple[str, ...]] = {
         "losses/preference.py: output = preference_loss(margin, omega, weights)"
         " | preference_loss(margin, omega, weights) -> preference_loss(omega, margin, weights)",
     ),
+    "any noise serves to see whether there is a gradient, and any multiple of the gradient": (
+        "rewards/scoring.py: rng = torch.Generator().manual_seed(0) | 0 -> 1",
+        "rewards/scoring.py: candidates = (hr[:, None] + noise).to(device).requires_grad_()"
+        " | hr[:, None] + noise -> hr[:, None] - noise",
+        "rewards/scoring.py: [gradient] = torch.autograd.grad(scores.sum(), candidates)"
+        " | scores.sum -> scores.mean",
+    ),
 }
 HARMLESS = {change: reason for reason, changes in REASONS.items() for change in changes}

@@ -41,7 +41,8 @@ def pictures(groups: int = 2, size: int = 3) -> tuple[torch.Tensor, torch.Tensor
 def fails_on_bright(candidates: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
     if (candidates.amax((2, 3, 4)) > 2).any():
         raise RuntimeError("too bright")
-    return mean_of(candidates, hr)
+    assert hr.shape[0] == candidates.shape[0]
+    return mean_of(candidates, hr) - hr.mean((1, 2, 3))[:, None]
 
 
 def test_a_candidate_that_fails_costs_its_own_score_alone(caplog: pytest.LogCaptureFixture):
@@ -51,8 +52,9 @@ def test_a_candidate_that_fails_costs_its_own_score_alone(caplog: pytest.LogCapt
     with caplog.at_level(logging.WARNING, "gdpo_sr"):
         scores = score_candidates({"mine": reward}, candidates, hr)["mine"]
     assert scores[1, 2].isnan() and int(scores.isnan().sum()) == 1
-    torch.testing.assert_close(scores[0], candidates[0].mean((1, 2, 3)))
-    torch.testing.assert_close(scores[1, :2], candidates[1, :2].mean((1, 2, 3)))
+    expected = mean_of(candidates, hr) - hr.mean((1, 2, 3))[:, None]
+    expected[1, 2] = torch.nan
+    torch.testing.assert_close(scores, expected, equal_nan=True)
     assert reward.seen[1:] == [torch.Size((1, 1, 3, 8, 8))] * 6
     assert "candidate 2 of image 1: too bright" in caplog.text
 
