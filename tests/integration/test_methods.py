@@ -55,7 +55,10 @@ BY_CELL = [name for name in LOSSES.names() if LOSSES.get(name).by_element]
     "name, cell_size", [*((n, "null") for n in LOSSES.names()), *((n, 32) for n in BY_CELL)]
 )
 def test_every_loss_takes_a_step(base: Path, tmp_path: Path, name: str, cell_size: int | str):
-    model = build(base, tmp_path, train__loss=f"{{type: {name}}}", train__cell_size=cell_size)
+    changes: dict[str, object] = {"train__loss": f"{{type: {name}}}", "train__cell_size": cell_size}
+    if LOSSES.get(name).through_rewards:
+        changes |= {"train__reward__perception": "{tex: {metric: texture_energy}}"}
+    model = build(base, tmp_path, **changes)
     logs = one_update(model)
     assert logs["gradient_norm"] > 0 and logs["skipped_updates"] == 0
 

@@ -157,7 +157,7 @@ def test_chunks_by_hand(chunk: int | None, sizes: list[int]):
 
 
 def test_the_defaults_are_the_released_step():
-    assert Sampling() == Sampling(False, None, 0.0, None)
+    assert Sampling() == Sampling(False, None, False, 0.0, None)
     nothing = torch.empty(0)
     group = Group(nothing, [], nothing, nothing, nothing, nothing)
     assert group.usual_state is None and group.by_policy is False

@@ -20,7 +20,9 @@ REWARDS = {
 def scored_group(shape: tuple[int, ...]) -> ScoredGroup:
     """Scores of two groups of three, and advantages of a shape."""
     nothing = torch.empty(0)
-    group = Group(nothing, [], nothing, nothing, nothing, nothing)
+    images = torch.rand(2, 3, 3, 4, 4)
+    images[1] = images[1, :1]
+    group = Group(nothing, [], images, nothing, nothing, nothing)
     scores = dict.fromkeys(REWARDS, torch.rand(2, 3))
     return ScoredGroup(group, scores, torch.zeros(2), torch.rand(shape))
 
@@ -36,7 +38,7 @@ def test_logs_by_hand():
     scored.scores = dict.fromkeys(rewards, scores)
     scored.advantages = torch.tensor([[1.0, -1.0, 0.0], [0.0, 0.0, 0.0]])
     logs = {name: float(value) for name, value in group_logs(scored, rewards).items()}
-    assert logs["skipped_groups"] == 1
+    assert logs["skipped_groups"] == 1 and logs["equal_groups"] == 1
     assert logs["metric_close"] == 2 and logs["metric_bright"] == -2
     assert logs["spread_close"] == pytest.approx(0.4**0.5)
     assert logs["failed_close"] == 1 and logs["tied_close"] == 0.5

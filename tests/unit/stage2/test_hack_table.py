@@ -19,7 +19,7 @@ PIQE = "train:reward:fidelity:blocks={metric: piqe, weight: 0.0}"
 
 @pytest.fixture(scope="module")
 def table() -> HackTable:
-    file = ROOT / "options" / "gdpo_sr_crisp.yml"
+    file = ROOT / "options" / "gdpo_sr.yml"
     return HackTable(load_options(file, [*FEW, PIQE]))
 
 
@@ -33,7 +33,7 @@ def test_noise_and_grid_lower_the_total(table: HackTable):
 
 
 def test_neither_feature_is_safe_alone(table: HackTable):
-    """Else the shares of the crisp setting would have no reason."""
+    """Else the shares of the main job would have no reason."""
     rows = {row.hack: row.gains for row in table.rows()}
     assert float(rows["sharpening"]["texture_energy"].mean()) > 0
     assert "blur" in table_text(table.rows()) and "total" in table_text(table.rows())

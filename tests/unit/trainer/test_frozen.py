@@ -51,6 +51,7 @@ def test_what_is_trained_and_what_computes_in_float32_stay():
 
 @pytest.fixture
 def precision():
+    AcceleratorState._reset_state(reset_partial_state=True)
     yield "bf16"
     AcceleratorState._reset_state(reset_partial_state=True)
 

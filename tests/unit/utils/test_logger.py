@@ -81,8 +81,8 @@ def test_a_writer_that_cannot_write_leaves_the_others_alone(caplog):
         log.add_scalars({"loss": 0.5}, step)
     log.close()
     assert fine.seen == [("loss", 0.5, 1), ("loss", 0.5, 2), "closed"] and full.seen == []
-    told = [r.getMessage() for r in caplog.records]
-    assert told == ["no more curves by Recorder: no space left"]
+    told = {id(r): r.getMessage() for r in caplog.records}  # two handlers may give one record twice
+    assert list(told.values()) == ["no more curves by Recorder: no space left"]
 
 
 def test_wandb_that_is_not_installed_is_told_before_a_run(monkeypatch):
