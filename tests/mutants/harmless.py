@@ -72,5 +72,20 @@ REASONS: dict[str, tuple[str, ...]] = {
         "rewards/scoring.py: [gradient] = torch.autograd.grad(scores.sum(), candidates)"
         " | scores.sum -> scores.mean",
     ),
+    "a squared difference, and the larger of two types, are symmetric": (
+        "group/errors.py: drift = self._distance(prediction, self.anchor)"
+        " | self._distance(prediction, self.anchor) -> self._distance(self.anchor, prediction)",
+        "group/errors.py: return self._distance(prediction, self.wanted)"
+        " | self._distance(prediction, self.wanted) -> self._distance(self.wanted, prediction)",
+        "group/errors.py: return _own_errors(self._distance(prediction[:, :, None], self.wanted),"
+        " self.imitate) | self._distance(prediction[:, :, None], self.wanted)"
+        " -> self._distance(self.wanted, prediction[:, :, None])",
+        "group/errors.py: return self.unit * mean_squared_error(prediction, wanted, dims)"
+        " | mean_squared_error(prediction, wanted, dims)"
+        " -> mean_squared_error(wanted, prediction, dims)",
+        "group/errors.py: kind = latents.device, torch.promote_types(latents.dtype, torch.float32)"
+        " | torch.promote_types(latents.dtype, torch.float32)"
+        " -> torch.promote_types(torch.float32, latents.dtype)",
+    ),
 }
 HARMLESS = {change: reason for reason, changes in REASONS.items() for change in changes}
