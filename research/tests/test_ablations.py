@@ -29,6 +29,7 @@ from gdpo_sr.types import OptionError
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = ROOT / "research" / "options"
+TODAY = OPTIONS / "second_base"
 COMMON = """
 options: options/gdpo_sr.yml
 base: weights
@@ -124,7 +125,8 @@ def test_every_row_of_every_study_is_a_valid_run(tune: bool):
 
 
 def test_every_rl_row_has_its_control_and_the_same_budget():
-    common, studies = load_studies(OPTIONS, [], False)
+    """Of the studies on today's base; the older ones can no longer be run."""
+    common, studies = load_studies(TODAY, [], False)
     for study in studies:
         jobs = study.jobs(seed=1)
         trained = [job for job in jobs if job.row.train]
@@ -134,7 +136,7 @@ def test_every_rl_row_has_its_control_and_the_same_budget():
             o = job.options(common)
             updates = o.train.total_iter * o.train.accumulation
             budgets.add(updates * o.datasets.train.batch_size * o.train.group_size)
-        assert budgets == ({3600} if study.name == "i_main_job" else {960}), study.name
+        assert len(budgets) == 1, study.name
 
 
 def test_same_setting_is_one_run_and_another_base_another():
@@ -177,12 +179,16 @@ def test_rows_whose_options_are_gone_are_not_run(folder: Path):
     assert {job.name for job in planned(common, [study], (0, 1))} == {"dpo"}
 
 
-def test_the_main_job_of_study_i_is_the_shipped_file():
-    """All but its name and threads."""
-    common, [study] = load_studies(OPTIONS, ["i_main_job"], False)
-    found = study.job("main_job", 0).options(common)
-    shipped = load_options(ROOT / "options" / "gdpo_sr.yml", ["num_threads=1"])
-    assert found == shipped
+@pytest.mark.parametrize(
+    "study, row, file",
+    [("a_main_job", "main_job", "gdpo_sr.yml"), ("b_crisp", "crisp", "gdpo_sr_crisp.yml")],
+)
+def test_studies_on_todays_base_run_the_shipped_files(study: str, row: str, file: str):
+    """All but precision, threads, names and what is measured while training."""
+    common, [found] = load_studies(TODAY, [study], False)
+    ours = found.job(row, 0).options(common)
+    force = ["num_threads=1", "train:mixed_precision=bf16", f"name={ours.name}"]
+    assert ours == load_options(ROOT / "options" / file, force)
 
 
 def test_a_setting_comes_before_the_rows_changes(folder: Path):
@@ -262,17 +268,16 @@ def test_other_weights_are_refused_before_any_training(folder: Path, tmp_path: P
 
 def test_the_shipped_table_answers_every_study():
     """Sorted, a row once, and nothing that no study asks for."""
-    common, studies = load_studies(OPTIONS, [], False)
     lines = SHIPPED.read_text().splitlines()
     rows = list(map(json.loads, lines))
     assert lines == sorted(lines)
-    seeds = {study.name: common.seeds_of(study) for study in studies}
-    jobs = [
-        study.job(n, seed) for study in studies for n in study.rows for seed in seeds[study.name]
-    ]
-    jobs += [Job.base(), *(job.as_control() for job in jobs)]
-    asked = {json.dumps(identity(job, common)) for job in jobs}
-    measured = [json.dumps({k: row[k] for k in identity(jobs[0], common)}) for row in rows]
+    asked = set()
+    for folder in (OPTIONS, TODAY):
+        common, studies = load_studies(folder, [], False)
+        jobs = [s.job(n, seed) for s in studies for n in s.rows for seed in common.seeds_of(s)]
+        jobs += [Job.base(), *(job.as_control() for job in jobs)]
+        asked |= {json.dumps(identity(job, common)) for job in jobs}
+    measured = [json.dumps({k: row[k] for k in identity(Job.base(), common)}) for row in rows]
     assert len(set(measured)) == len(measured) and set(measured) <= asked
 
 
