@@ -52,6 +52,15 @@ def mutated(text: str, draw: random.Random) -> str:
     return "\n".join(lines)
 
 
+def reworded(text: str, draw: random.Random) -> str:
+    """A text that means the same: comments, empty lines, spaces at the ends of lines."""
+    lines = text.splitlines()
+    for _ in range(draw.randint(1, 3)):
+        i = draw.randrange(len(lines))
+        lines[i : i + 1] = draw.choice([[lines[i] + "  "], ["", lines[i]], ["# a: [", lines[i]]])
+    return "\n".join(lines)
+
+
 def read_or_refused(file: Path, forced: list[str]) -> None:
     """The options mean the same when written and read again; an error names its source."""
     try:
@@ -73,11 +82,18 @@ def spoil_options(folder: Path, seeds: range) -> Tally:
         draw = random.Random(seed)
         source = draw.choice(FILES)
         file, text, forced = folder / "options.yml", source.read_text(), []
-        if draw.random() < 0.2:
+        kind = draw.random()
+        same = 0.2 <= kind < 0.3
+        if kind < 0.2:
             forced = [f"{draw.choice(keys)}{draw.choice(['=', ''])}{draw.choice(VALUES)}"]
         else:
-            text = mutated(text, draw)
+            text = reworded(text, draw) if same else mutated(text, draw)
         file.write_text(text, encoding="utf-8", errors="replace")
         with tally.case(f"seed {seed}, {source.name}, {forced!a:.60}"):
-            read_or_refused(file, forced)
+            try:
+                read_or_refused(file, forced)
+            except OptionError as error:
+                assert not same, f"refused, though it means the same: {error}"
+                raise
+            assert not same or load_options(file) == load_options(source)
     return tally
