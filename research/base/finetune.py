@@ -19,8 +19,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from discriminator import FeatureDiscriminator
-from features import distance
 from start import FROZEN, enlarge
+from targets import original_share, texture_weight
 from tiles import Batch, Tiles, draw_batch
 
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
@@ -29,8 +29,8 @@ from gdpo_sr.losses.energy_score import (
     gradients,
     patch_mean,
     patch_norm,
-    spread_weight,
 )
+from gdpo_sr.metrics.feature_maps import distance_map
 from gdpo_sr.metrics.features import Features
 
 _PIXEL_SIZES, _GRADIENT_SIZES = (1, 4, 16), (2, 8)
@@ -48,7 +48,7 @@ class Recipe:
     """What is asked of the pictures.
 
     Attributes:
-        teacher_share: of the teacher as the target; the rest is the HR picture.
+        original: factor of the original's share of the target; the rest is the teacher's answer.
         beta: of the energy score; 1 would spread outputs as widely as the LR picture leaves open.
         feature_weight, feature_gan: strengths against the pixel term.
         real: what the discriminator is shown as real: ``hr`` or ``both`` (HR and teacher).
@@ -59,7 +59,7 @@ class Recipe:
         average: decay of the average of the weights.
     """
 
-    teacher_share: float = 0.6
+    original: float = 1.0
     beta: float = 0.7
     feature_weight: float = 1.0
     feature_gan: float = 0.5
@@ -73,8 +73,8 @@ class Recipe:
 
 
 RECIPES = {
-    "distill": Recipe(teacher_share=1.0, beta=0.3, feature_gan=0, spread=0, average=0.99),
-    "crisp": Recipe(teacher_share=0.85, feature_weight=3.0, feature_gan=1.5, lr=1e-4),
+    "distill": Recipe(original=0, beta=0.3, feature_gan=0, spread=0, average=0.99),
+    "crisp": Recipe(original=0.4, feature_weight=3.0, feature_gan=1.5, lr=1e-4),
     "even": Recipe(
         feature_weight=2.0,
         feature_gan=1.0,
@@ -168,18 +168,23 @@ class FineTuner:
     def _pixel_pull(self, image: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Gradient at the pictures of the energy scores, and of what keeps outputs apart."""
         r = self.recipe
-        weight = spread_weight(batch.hr, r.beta)
+        textured = texture_weight(batch.hr)
+        weight = r.beta * textured
         pair = image.chunk(2)
-        loss = r.teacher_share * _energies(pair, batch.teacher, weight)
-        if r.teacher_share < 1:
-            loss = loss + (1 - r.teacher_share) * _energies(pair, batch.hr, weight)
+        share = self._original_share(batch)
+        loss = _energies(pair, batch.teacher, weight, 1 - share)
+        if r.original:
+            loss = loss + _energies(pair, batch.hr, weight, share)
         if r.spread:
             # Means of 2 x 2 pixels: differences of neighbours alone would be met by grain.
             coarse = F.avg_pool2d(pair[0] - pair[1], 2, stride=1)
             apart = patch_norm(gradients(coarse), _SPREAD_SIZE)
-            where = patch_mean(spread_weight(batch.hr, 1.0)[..., 1:-1, 1:-1], _SPREAD_SIZE)
+            where = patch_mean(textured[..., 1:-1, 1:-1], _SPREAD_SIZE)
             loss = loss + r.spread * (F.relu(r.spread_target - apart) * where).mean()
         return torch.autograd.grad(loss, image)[0]
+
+    def _original_share(self, batch: Batch) -> torch.Tensor:
+        return self.recipe.original * original_share(batch.hr, batch.teacher)
 
     def _feature_pull(self, image: torch.Tensor, batch: Batch, size: torch.Tensor) -> torch.Tensor:
         """Gradient of the distance of features, and of what their discriminator says."""
@@ -189,8 +194,10 @@ class FineTuner:
         with torch.no_grad():
             of_hr = self.features(batch.hr[..., top:, left:])
             of_teacher = self.features(batch.teacher[..., top:, left:])
-        near = r.teacher_share * distance(found, _twice(of_teacher))
-        near = near + (1 - r.teacher_share) * distance(found, _twice(of_hr))
+        share = self._original_share(batch).repeat(2)
+        near = _distance(found, _twice(of_teacher), 1 - share)
+        if r.original:
+            near = near + _distance(found, _twice(of_hr), share)
         (pull,) = torch.autograd.grad(near, image, retain_graph=r.feature_gan > 0)
         pull = r.feature_weight * size / self._size("features", pull) * pull
         if not r.feature_gan:
@@ -338,11 +345,27 @@ class FineTuner:
 
 
 def _energies(
-    pair: tuple[torch.Tensor, ...], truth: torch.Tensor, weight: torch.Tensor
+    pair: tuple[torch.Tensor, ...], truth: torch.Tensor, weight: torch.Tensor, share: torch.Tensor
 ) -> torch.Tensor:
-    edges = (gradients(pair[0]), gradients(pair[1]))
-    pixels = energy_score((pair[0], pair[1]), truth, weight, _PIXEL_SIZES)
-    return pixels + energy_score(edges, gradients(truth), weight[..., :-1, :-1], _GRADIENT_SIZES)
+    """Energy scores of pixels and of edges, each picture's times its share; mean of all."""
+    scores = []
+    for i in range(len(truth)):
+        one, true, beta = (
+            (pair[0][i : i + 1], pair[1][i : i + 1]),
+            truth[i : i + 1],
+            weight[i : i + 1],
+        )
+        pixels = energy_score(one, true, beta, _PIXEL_SIZES)
+        edges = (gradients(one[0]), gradients(one[1]))
+        beta = beta[..., :-1, :-1]
+        scores.append(pixels + energy_score(edges, gradients(true), beta, _GRADIENT_SIZES))
+    return (share * torch.stack(scores)).mean()
+
+
+def _distance(a: list[torch.Tensor], b: list[torch.Tensor], share: torch.Tensor) -> torch.Tensor:
+    """LPIPS-like: squared difference of normalised features, each picture's times its share."""
+    layers = [distance_map(x, y).flatten(1).mean(1) for x, y in zip(a, b, strict=True)]
+    return (share * torch.stack(layers).mean(0)).mean()
 
 
 def _twice(features: Iterable[torch.Tensor]) -> list[torch.Tensor]:
