@@ -38,10 +38,6 @@ def _head(runner: Runner, scores: Scores) -> str:
     sets = {name: len(next(iter(v.values()))) for name, v in scores.base["scores"].items()}
     photos = ", ".join(f"{name} ({count})" for name, count in sets.items())
     force = " ".join(common.force)
-    settings = "".join(
-        f"\n- Setting `{name}`: `{'` `'.join(changes)}`."
-        for name, changes in common.settings.items()
-    )
     return f"""# Evidence
 
 Written by `python research/ablations.py` from research/options and
@@ -51,7 +47,6 @@ research/evidence/scores.jsonl; do not edit it by hand.
 - Every run starts from `{Path(common.options).name}` with `{force}` and the changes that its row
   names (`research/options/*.yml`); seeds {", ".join(map(str, common.seeds))} unless a study
   names others.
-- Studies that say so start from a further setting of `research/options/common.yml`.{settings}
 - Photos that no run trained on: {photos}. The same noise for all
   (seed {common.evaluation.noise_seed}, {common.evaluation.num_noises} a photo).
 - **Gain** is against the base, **net** against the row's control: the same run with the advantages
@@ -66,9 +61,7 @@ research/evidence/scores.jsonl; do not edit it by hand.
 def _section(study: Study, scores: Scores, plot: str | None) -> str:
     lines = [f"## {study.title}", "", study.question, ""]
     lines += [f"`python research/ablations.py --only {study.name}`", ""]
-    if study.setting is not None:
-        lines += [f"Every row starts from the setting `{study.setting}`.", ""]
-    lines += _table(study, scores)
+    lines += [*_table(study, scores), "", _times(study, scores)]
     if study.by_set:
         for name in scores.base["scores"]:
             lines += [
@@ -95,6 +88,13 @@ def _table(study: Study, scores: Scores) -> list[str]:
                 f"| {name} | {seeds} | {metric}{mark} | {_figures(cell, scores, metric)} |"
             )
     return lines
+
+
+def _times(study: Study, scores: Scores) -> str:
+    """How long a training of every row took, on average."""
+    seconds = {name: scores.seconds(study, name) for name in study.rows}
+    known = [f"{name} {value:.0f}" for name, value in seconds.items() if value]
+    return f"Seconds of training: {', '.join(known)}." if known else ""
 
 
 def _figures(cell: Cell | None, scores: Scores, metric: str) -> str:

@@ -39,9 +39,6 @@ class Common(OptionGroup):
     options: str = Field(description="Options file that every run starts from.")
     base: str = Field(description="Digest of the base's weights that the studies are run on.")
     force: list[str] = Field(default_factory=list, description="Changes, as --force_yml.")
-    settings: dict[str, list[str]] = Field(
-        default_factory=dict, description="Further changes by a name that studies refer to."
-    )
     seeds: list[int] = Field([0, 1, 2], min_length=1, description="Seeds of every row.")
     evaluation: Evaluation = Field(description="How runs are measured.")
     held_out_every: int = Field(5, ge=2, description="--tune holds out every so many photos.")
@@ -96,9 +93,11 @@ class Row(OptionGroup):
     force: tuple[str, ...] = Field((), description="Changes, as --force_yml.")
     train: bool = Field(True, description="false: the base itself, measured with `t_add`.")
     t_add: int | None = Field(None, ge=0, le=999, description="Step of the noise at evaluation.")
-    gone: bool = Field(
-        False, description="Its options are gone: what was measured stays, nothing is run."
+    lora_scale: float | None = Field(
+        None, ge=0, le=8, description="Scale of what was trained at evaluation; 1 unless given."
     )
+    control: bool = Field(True, description="false: its loss ranks nothing that could be permuted.")
+    line: str = Field("", description="Rows with one name are joined in the study's picture.")
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,6 @@ class Job:
     row: Row
     seed: int
     control: bool
-    setting: str | None = None
 
     @property
     def label(self) -> str:
@@ -119,8 +117,7 @@ class Job:
 
     def force(self, common: Common) -> list[str]:
         """All changes of the options file, in the order in which they apply."""
-        setting = common.settings[self.setting] if self.setting is not None else []
-        own = [*common.force, *setting, *self.row.force, f"manual_seed={self.seed}"]
+        own = [*common.force, *self.row.force, f"manual_seed={self.seed}"]
         return [*own, CONTROL] if self.control else own
 
     def options(self, common: Common, more: tuple[str, ...] = ()) -> GDPOOptions:
@@ -149,23 +146,24 @@ class Study(OptionGroup):
     seeds: list[int] = Field(
         default_factory=list, description="Seeds of every row; empty: those of common.yml."
     )
-    setting: str | None = Field(
-        None, description="One of common.yml's settings, which the rows change further."
-    )
     name: str = Field("", description="The file's name; not written in the file.")
 
     def jobs(self, seed: int) -> list[Job]:
-        """Every row that can be run with one seed, each followed by its control."""
-        jobs = [self.job(name, seed) for name, row in self.rows.items() if not row.gone]
+        """Every row with one seed, each followed by its control."""
+        jobs = [self.job(name, seed) for name in self.rows]
         return [
             each
             for job in jobs
-            for each in ([job, job.as_control()] if job.row.train and self.controls else [job])
+            for each in ([job, job.as_control()] if self.has_control(job.row) else [job])
         ]
+
+    def has_control(self, row: Row) -> bool:
+        """Whether a row stands beside the same run with permuted advantages."""
+        return row.train and row.control and self.controls
 
     def job(self, name: str, seed: int) -> Job:
         """The run of one row and seed."""
-        return Job(self.name, name, self.rows[name], seed, False, self.setting)
+        return Job(self.name, name, self.rows[name], seed, False)
 
 
 def load_studies(folder: Path, only: list[str], tune: bool) -> tuple[Common, list[Study]]:
@@ -196,9 +194,6 @@ def _study(file: Path, common: Common) -> Study:
         if row != "base" and row not in study.rows:
             known = ", ".join([*study.rows, "base"])
             raise OptionError(f"{file}: claim names row '{row}', known: {known}")
-    if study.setting is not None and study.setting not in common.settings:
-        known = ", ".join(common.settings) or "none"
-        raise OptionError(f"{file}: setting '{study.setting}' is not in common.yml, known: {known}")
     return study
 
 

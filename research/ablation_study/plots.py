@@ -1,12 +1,17 @@
-"""One picture a study: gain and net gain of every row, or the curve over t_add."""
+"""One picture a study: gain and net gain of every row, or curves of fidelity against the rest."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 from ablation_study.plan import Study
 from ablation_study.tables import Scores
+
+FIDELITY = "psnr_y"
+"""What curves are drawn over."""
+_ACROSS = 4
 
 
 def plot_study(study: Study, scores: Scores, file: Path) -> bool:
@@ -19,23 +24,27 @@ def plot_study(study: Study, scores: Scores, file: Path) -> bool:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    metrics = list(scores.runner.common.evaluation.metrics)
-    curve = all(study.rows[name].t_add is not None for name in names)
-    figure, axes = pyplot.subplots(
-        1, len(metrics), figsize=(2.6 * len(metrics), 1.6 + 0.45 * len(names)), squeeze=False
-    )
-    for axis, metric in zip(axes[0], metrics, strict=True):
-        if curve:
-            _curve(axis, study, names, scores, metric)
+    curves = any(study.rows[name].line for name in names)
+    metrics = [m for m in scores.runner.common.evaluation.metrics if not curves or m != FIDELITY]
+    across = min(_ACROSS, len(metrics)) if curves else len(metrics)
+    down = math.ceil(len(metrics) / across)
+    size = (3.4 * across, 3 * down) if curves else (2.6 * across, 1.6 + 0.45 * len(names))
+    figure, axes = pyplot.subplots(down, across, figsize=size, squeeze=False)
+    for number, (axis, metric) in enumerate(zip(axes.flat, metrics, strict=False)):
+        if curves:
+            _curves(axis, study, names, scores, metric)
         else:
             _forest(axis, study, names, scores, metric)
         arrow = "lower is better" if scores.lower_better(metric) else "higher is better"
         axis.set_title(f"{metric} ({arrow})", fontsize=8)
         axis.tick_params(labelsize=7)
         axis.locator_params(axis="x", nbins=3)
-    for axis in axes[0][1:]:
-        if not curve:
+        if number and not curves:
             axis.set_yticklabels([])
+    for axis in axes.flat[len(metrics) :]:
+        axis.set_axis_off()
+    if curves:
+        axes.flat[0].legend(fontsize=6)
     figure.suptitle(study.title, fontsize=9)
     figure.tight_layout()
     temporary = file.with_name(f".{file.name}.tmp.png")
@@ -61,15 +70,17 @@ def _forest(axis: Any, study: Study, names: list[str], scores: Scores, metric: s
     axis.set_xlabel("better ->  o gain, s net of control", fontsize=6)
 
 
-def _curve(axis: Any, study: Study, names: list[str], scores: Scores, metric: str) -> None:
-    """Mean over t_add, one line for trained rows and one for the base."""
-    for trained, label in ((False, "base"), (True, "GDPO")):
-        points = sorted(
-            (study.rows[n].t_add or 0, cell.mean)
-            for n in names
-            if study.rows[n].train is trained and (cell := scores.cell(study, n, metric))
-        )
-        if points:
-            axis.plot(*zip(*points, strict=True), marker="o", ms=3, label=label)
-    axis.set_xlabel("t_add", fontsize=7)
-    axis.legend(fontsize=6)
+def _curves(axis: Any, study: Study, names: list[str], scores: Scores, metric: str) -> None:
+    """The metric over PSNR, a line for the rows that share a name, in their order; the base is a
+    cross.
+    """
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for name in names:
+        x, y = (scores.cell(study, name, m) for m in (FIDELITY, metric))
+        if x is not None and y is not None:
+            lines.setdefault(study.rows[name].line or name, []).append((x.mean, y.mean))
+    for label, points in lines.items():
+        axis.plot(*zip(*points, strict=True), marker="o", ms=3, linewidth=1, label=label)
+    base = (float(scores.base_scores(m).mean()) for m in (FIDELITY, metric))
+    axis.plot(*([value] for value in base), "kx", ms=6, label="base")
+    axis.set_xlabel("PSNR-Y, dB", fontsize=7)

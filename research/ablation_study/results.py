@@ -20,7 +20,7 @@ from gdpo_sr.generators.load import base_folder
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ROOT / "research" / "evidence" / "scores.jsonl"
 """Measurements that came with the repository."""
-IDENTITY = ("base", "force", "t_add", "evaluation")
+IDENTITY = ("base", "force", "t_add", "lora_scale", "evaluation")
 
 
 def base_digest(network: NetworkOptions) -> str:
@@ -42,13 +42,13 @@ def identity(job: Job, common: Common) -> dict[str, Any]:
     """What a measurement depends on; the base itself on no training option."""
     force = effective(job.force(common)) if job.row.train else ["no training"]
     evaluation = common.evaluation.model_dump(include={"noise_seed", "num_noises", "color_fix"})
-    values = (common.base, force, job.row.t_add, evaluation)
+    values = (common.base, force, job.row.t_add, job.row.lora_scale, evaluation)
     return dict(zip(IDENTITY, values, strict=True))
 
 
 def run_name(job: Job, common: Common) -> str:
     """Folder of a job's training: equal for all jobs that train the same."""
-    words = {**identity(job, common), "t_add": None, "evaluation": None}
+    words = {**identity(job, common), "t_add": None, "lora_scale": None, "evaluation": None}
     return hashlib.sha256(_key(words).encode()).hexdigest()[:12]
 
 

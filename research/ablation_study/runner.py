@@ -108,7 +108,8 @@ class Runner:
             network = network.model_copy(update={"t_add": job.row.t_add})
         generator = build_base_generator(network)
         if job.row.train:
-            load_adapter(generator, self._folder(job), given=given_in(network))
+            scale = 1.0 if job.row.lora_scale is None else job.row.lora_scale
+            load_adapter(generator, self._folder(job), given=given_in(network), scale=scale)
         scores = {name: self._score(generator, pairs) for name, pairs in self._photos.items()}
         values = {
             "rewarded": rewarded(options) if job.row.train else [],

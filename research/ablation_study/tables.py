@@ -71,7 +71,7 @@ class Scores:
         found = {}
         for seed in seeds if row.train else seeds[:1]:
             job = study.job(name, seed)
-            jobs = (job, job.as_control()) if row.train and study.controls else (job,)
+            jobs = (job, job.as_control()) if study.has_control(row) else (job,)
             scores = tuple(self._of(j, metric) for j in jobs)
             if all(s is not None for s in scores):
                 found[seed] = scores
@@ -91,7 +91,7 @@ class Scores:
         lower = self.lower_better(metric)
         ours = np.stack([run[0] for run in runs])
         net = None
-        if study.rows[name].train and study.controls:
+        if study.has_control(study.rows[name]):
             net = paired_difference(ours, np.stack([run[1] for run in runs]), lower)
         gain = paired_difference(ours, self.base_scores(metric), lower)
         return Cell(len(runs), float(np.nanmean(ours)), gain, net)
@@ -115,3 +115,9 @@ class Scores:
         result = self.runner.result(job)
         measured = self.runner.common.evaluation.metrics
         return [m for m in (result["rewarded"] if result else []) if m in measured]
+
+    def seconds(self, study: Study, name: str) -> float:
+        """Of training a row, mean of the seeds that are there; 0: none, or it is not trained."""
+        jobs = [study.job(name, seed) for seed in self.runner.common.seeds_of(study)]
+        found = [result for job in jobs if (result := self.runner.result(job))]
+        return float(np.mean([r["seconds_training"] for r in found])) if found else 0.0
