@@ -35,7 +35,7 @@ def read_deep_ppm(path: Path) -> np.ndarray:
     count = width * height * channels
     body = content[header.end() :]
     if kind in (5, 6):
-        values = np.frombuffer(body[: 2 * count], ">u2")
+        values = np.frombuffer(body, ">u2", min(count, len(body) // 2))
     else:
         words = re.sub(rb"#[^\n]*", b" ", body).split()[:count]
         values = np.array([int(word) for word in words], np.int64)

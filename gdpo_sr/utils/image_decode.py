@@ -24,17 +24,18 @@ from gdpo_sr.utils.picture_file import (
     seek,
     unreadable,
 )
+from gdpo_sr.utils.png_read import deep_png_pixels, is_deep_png, mend_transparent_grey
 from gdpo_sr.utils.tiff import (
     is_tiff,
     open_tiff,
     orientation_of,
     page_of,
-    pillow_is_right,
     read_page,
     tiff_icc,
     whole_pages,
     with_first_orientation,
 )
+from gdpo_sr.utils.tiff_kind import pillow_is_right
 
 _SIDEWAYS = {5, 6, 7, 8}  # values of the EXIF orientation that exchange width and height
 
@@ -86,7 +87,8 @@ def decode(path: StrPath, frame: int = 0, max_pixels: int | None = None) -> Deco
         with open_picture(file) as image:
             seek(image, frame)
             check_pixels(file, *image.size, limit)
-            deep = frame == 0 and _is_deep_png(image)
+            mend_transparent_grey(image)
+            deep = frame == 0 and is_deep_png(image)
             found = _decode_deep_png(file, image) if deep else _decode_usual(image)
             dpi = _turned(dpi_of(image.info), orientation(image))
             return replace(found, exif=kept_exif(image.getexif()), dpi=dpi)
@@ -169,40 +171,10 @@ def _decode_ppm(path: Path, limit: int) -> Decoded:
     return Decoded(pixels, 16, "RGB;16" if pixels.shape[2] == 3 else "L;16")
 
 
-def _is_deep_png(image: Image.Image) -> bool:
-    """Whether Pillow would reduce the colours of this file from 16 to 8 bits."""
-    if image.format != "PNG":
-        return False
-    depth_and_colour = _bytes_at(image, 24, 2)
-    return depth_and_colour[:1] == b"\x10" and depth_and_colour[1:] != b"\0"
-
-
-def _bytes_at(image: Image.Image, offset: int, count: int) -> bytes:
-    position = image.fp.tell()
-    image.fp.seek(offset)
-    found = image.fp.read(count)
-    image.fp.seek(position)
-    return found
-
-
 def _decode_deep_png(path: Path, image: Image.Image) -> Decoded:
-    """16-bit colour by OpenCV; orientation, profile and transparency from Pillow's header."""
-    import cv2
-
-    encoded = np.frombuffer(path.read_bytes(), np.uint8)
-    stored = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
-    if stored is None or stored.ndim != 3 or stored.dtype != np.uint16:
-        raise ValueError("damaged, or a kind of 16-bit file that cannot be decoded")
-    pixels = stored[..., [2, 1, 0, 3][: stored.shape[2]]].astype(np.float32) / 65535
-    if _bytes_at(image, 25, 1) == b"\4":
-        pixels = pixels[..., [0, 3]]
-    clear = image.info.get("transparency")
-    if isinstance(clear, tuple):  # the one colour that is transparent
-        colours = stored[..., 2::-1]
-        opacity = (colours != np.asarray(clear, np.uint16)).any(-1, keepdims=True)
-        pixels = np.concatenate([pixels[..., :3], opacity.astype(np.float32)], -1)
+    """16-bit colour; orientation and profile from Pillow's header."""
+    pixels, icc = deep_png_pixels(path, image), image.info.get("icc_profile")
     mode = {2: "LA;16", 3: "RGB;16", 4: "RGBA;16"}[pixels.shape[2]]
-    icc = image.info.get("icc_profile")
     image.load()  # a PNG may hold its orientation behind the pixels
     return Decoded(_upright(pixels, orientation(image)), 16, mode, icc)
 

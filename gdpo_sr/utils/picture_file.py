@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,23 @@ SUFFIXES = frozenset(
     ".png .apng .jpg .jpeg .jpe .jfif .mpo .webp .tif .tiff .bmp .dib .gif .ppm .pgm .pbm .pnm "
     ".pfm .jp2 .j2k .jpx .avif .avifs .tga".split()
 )
+# Pictures too, of kinds that are not read.
+OTHER_SUFFIXES = frozenset(
+    ".heic .heif .hif .jxl .psd .psb .exr .hdr .pam .qoi .svg .dng .cr2 .cr3 .nef .arw .raf .orf "
+    ".rw2".split()
+)
+_OTHER_MARKS = {
+    rb"....ftyp(hei|hev|mif1|msf1)": "HEIC",
+    rb"\xff\x0a|\0\0\0\x0cJXL ": "JPEG XL",
+    rb"8BPS": "a Photoshop file",
+    rb"v/1\x01": "OpenEXR",
+    rb"#\?R": "Radiance HDR",
+    rb"P7\s": "PAM",
+    rb"PF\s": "PFM of colours",
+    rb"%PDF": "PDF",
+    rb"version https://git-lfs": "a pointer of Git LFS: git lfs pull gets the picture",
+    rb"\s*<": "a text such as SVG or a web page",
+}
 MAX_PIXELS = 100_000_000
 MAX_PIXELS_VARIABLE = "GDPO_SR_MAX_PIXELS"
 
@@ -79,9 +97,17 @@ def unreadable(path: Path, error: Exception) -> ImageError:
     """What a decoder said, as one line."""
     reason = str(error).strip()
     if isinstance(error, Image.UnidentifiedImageError):
-        reason = f"not a picture of a known format ({', '.join(FORMATS)})"
+        reason = f"not a picture of a known format ({', '.join(FORMATS)}){_known_as(path)}"
     reason = " ".join((reason or type(error).__name__).split())
     return ImageError(f"cannot read {path}: {reason}; replace or remove it")
+
+
+def _known_as(path: Path) -> str:
+    """What a file is that is no picture, where its first bytes tell it."""
+    with path.open("rb") as file:
+        start = file.read(64)
+    names = (name for mark, name in _OTHER_MARKS.items() if re.match(mark, start, re.DOTALL))
+    return next((f" but {name}" for name in names), "")
 
 
 def orientation(image: Image.Image) -> int:

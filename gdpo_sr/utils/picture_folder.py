@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import glob
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 
 from gdpo_sr.types import DatasetError
-from gdpo_sr.utils.picture_file import SUFFIXES
+from gdpo_sr.utils.picture_file import OTHER_SUFFIXES, SUFFIXES
+from gdpo_sr.utils.text import printable
 
 
 def list_images(source: str | os.PathLike[str], recursive: bool = False) -> list[Path]:
     """Pictures of a folder, by suffix and sorted by path; a file gives itself. Hidden files and,
-    with `recursive`, hidden folders are left out.
+    with `recursive`, hidden folders are left out; so are pictures of kinds that are not read, such
+    as HEIC, which is said once.
 
     Raises:
         DatasetError: `source` is empty, does not exist, cannot be looked into or holds no picture.
@@ -28,12 +32,29 @@ def list_images(source: str | os.PathLike[str], recursive: bool = False) -> list
         raise DatasetError(
             f"no such file or folder: {source}; give the path of a picture or of a folder"
         )
-    images = sorted(path for path in _files(source, recursive) if is_picture(path))
+    files = list(_files(source, recursive))
+    images, others = sorted(filter(is_picture, files)), _others(files)
     if not images:
         raise DatasetError(
-            f"no picture in the folder {source}; put PNG, JPEG, WebP, ... files into it"
+            f"no picture in the folder {source}{others and f' but {others}'}; put PNG, JPEG, WebP, "
+            "... files into it"
         )
+    if others:
+        _say_once(f"note: {source}: {others} left out; save them as PNG or JPEG")
     return images
+
+
+def _others(files: Sequence[Path]) -> str:
+    """How many pictures are of kinds that are not read; empty where there is none."""
+    suffixes = [path.suffix.lower() for path in files if not path.name.startswith(".")]
+    found = [suffix for suffix in suffixes if suffix in OTHER_SUFFIXES]
+    kinds = ", ".join(sorted(set(found)))
+    return f"{len(found)} of kinds that are not read ({kinds})" if found else ""
+
+
+@cache
+def _say_once(text: str) -> None:
+    print(printable(text), file=sys.stderr)
 
 
 def matching_images(pattern: str) -> tuple[Path, list[Path]]:

@@ -1,4 +1,4 @@
-"""TIFF files of every kind: which ones Pillow reads rightly, and the samples of the others.
+"""TIFF files of every kind: their pages, and the samples of those that Pillow reads wrongly.
 
 Source: TIFF Revision 6.0 (Adobe, 1992) for the photometric interpretations and ExtraSamples.
 """
@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import logging
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from PIL import UnidentifiedImageError
 
 from gdpo_sr.utils.picture_file import open_picture
+from gdpo_sr.utils.tiff_kind import FLOAT, RGB, WHITE_IS_ZERO, check_kind, extra_samples
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage
 
-WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
-_NAMES = {3: "palette", 4: "mask", 5: "CMYK", 6: "YCbCr", 8: "CIE L*a*b*", 9: "ICC L*a*b*"}
-_UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3  # SampleFormat
 _MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
@@ -72,18 +72,6 @@ def _byte_order(page: TiffPage) -> Literal["little", "big"]:
     return "little" if page.parent.byteorder == "<" else "big"
 
 
-def pillow_is_right(page: TiffPage) -> bool:
-    """Whether Pillow gives all bits of the values that the file means."""
-    bits, kind, samples = page.bitspersample, int(page.photometric), page.samplesperpixel
-    if page.sampleformat != _UNSIGNED or bits not in (1, 2, 4, 8):
-        return False
-    if int(page.planarconfig) == 2 and samples > 1:
-        return kind == RGB and samples in (3, 4)
-    if kind == WHITE_IS_ZERO:
-        return samples == 1
-    return kind in (BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR)
-
-
 def read_page(path: Path, page: TiffPage, frame: int) -> np.ndarray:
     """(H, W, C) float32 in [0, 1], as stored: grey, grey + alpha, RGB or RGBA by C.
 
@@ -91,7 +79,7 @@ def read_page(path: Path, page: TiffPage, frame: int) -> np.ndarray:
         ValueError: a kind whose values have no agreed meaning, damage, or a compression that
             cannot be decoded here.
     """
-    _check_kind(page)
+    check_kind(page)
     _check_complete(path, page)
     values = _in_unit(_samples(path, page, frame), page)
     colours = 3 if int(page.photometric) == RGB else 1
@@ -107,18 +95,6 @@ def read_page(path: Path, page: TiffPage, frame: int) -> np.ndarray:
     return pixels
 
 
-def _check_kind(page: TiffPage) -> None:
-    kind, bits = int(page.photometric), page.bitspersample
-    if kind not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB):
-        name = _NAMES.get(kind, f"photometric interpretation {kind}")
-        raise ValueError(f"a TIFF of {name} with {bits} bits is not supported; save it as RGB")
-    if page.sampleformat not in (_UNSIGNED, _FLOAT):
-        name = {_SIGNED: "signed integers"}.get(page.sampleformat, f"format {page.sampleformat}")
-        raise ValueError(f"a TIFF of samples that are {name} is not supported; save 8 or 16 bits")
-    if page.imagedepth != 1 or page.samplesperpixel < (3 if kind == RGB else 1):
-        raise ValueError(f"a TIFF with samples of shape {page.shape} is not a picture")
-
-
 def _check_complete(path: Path, page: TiffPage) -> None:
     """tifffile fills what is missing with zeros, in silence."""
     size = path.stat().st_size
@@ -130,9 +106,10 @@ def _check_complete(path: Path, page: TiffPage) -> None:
 def _samples(path: Path, page: TiffPage, frame: int) -> np.ndarray:
     """(H, W, S) raw values; what tifffile cannot decompress is left to libtiff."""
     try:
-        samples = _unpacked(page) if page.bitspersample in range(9, 16) else page.asarray()
-    except ValueError as error:
-        if "imagecodecs" not in str(error):
+        whole_bytes = page.bitspersample in (8, 16, 32, 64)
+        samples = page.asarray() if whole_bytes else _unpacked(page)
+    except (ValueError, ImportError) as error:
+        if isinstance(error, ValueError) and "imagecodecs" not in str(error):
             raise
         samples = _by_libtiff(path, page, frame)
     size = (page.imagelength, page.imagewidth)
@@ -142,7 +119,9 @@ def _samples(path: Path, page: TiffPage, frame: int) -> np.ndarray:
 
 
 def _unpacked(page: TiffPage) -> np.ndarray:
-    """Samples of 9 to 15 bits, which lie behind each other without gaps; a row begins at a byte."""
+    """Samples of no whole bytes or of 24 bits, which lie behind each other without gaps; a row
+    begins at a byte.
+    """
     bits, across = page.bitspersample, page.imagewidth * page.samplesperpixel
     plain, deflated = page.compression == 1, page.compression in (8, 32946)
     if page.is_tiled or int(page.planarconfig) == 2 or page.predictor != 1 or page.fillorder != 1:
@@ -157,7 +136,7 @@ def _unpacked(page: TiffPage) -> np.ndarray:
         single = np.frombuffer(strip if plain else zlib.decompress(strip), np.uint8)
         rows.append(single.reshape(-1, (across * bits + 7) // 8))
     digits = np.unpackbits(np.concatenate(rows), axis=1)[: page.imagelength, : across * bits]
-    powers = (1 << np.arange(bits - 1, -1, -1)).astype(np.uint16)
+    powers = (1 << np.arange(bits - 1, -1, -1)).astype(np.uint32)
     return digits.reshape(-1, bits) @ powers
 
 
@@ -165,7 +144,7 @@ def _by_libtiff(path: Path, page: TiffPage, frame: int) -> np.ndarray:
     """Samples of a compressed file: grey ones from Pillow, interleaved colours from OpenCV."""
     found = None
     if page.samplesperpixel == 1:
-        with open_picture(path) as image:
+        with suppress(UnidentifiedImageError), open_picture(path) as image:
             image.seek(frame)
             found = np.asarray(image)
     elif int(page.planarconfig) == 1 and frame == 0:
@@ -184,7 +163,7 @@ def _by_libtiff(path: Path, page: TiffPage, frame: int) -> np.ndarray:
 
 
 def _in_unit(samples: np.ndarray, page: TiffPage) -> np.ndarray:
-    if page.sampleformat == _FLOAT:
+    if page.sampleformat == FLOAT:
         values = samples.astype(np.float32)
         if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
             raise ValueError("a float TIFF with values beyond the range 0 to 1; scale it")
@@ -196,7 +175,7 @@ def _alpha_channel(page: TiffPage, colours: int) -> int | None:
     """The sample that is opacity. A fourth one that nothing is said about is taken for it, as by
     other programs; one that is said to be something else is left out.
     """
-    extra = [int(kind) for kind in page.extrasamples]
+    extra = extra_samples(page)
     if not extra:
         return colours if page.samplesperpixel == colours + 1 else None
     return next((colours + i for i, kind in enumerate(extra) if kind in (1, 2)), None)

@@ -118,6 +118,51 @@ def test_16_bit_png_with_one_transparent_colour(tmp_path: Path, channels: int):
     assert np.array_equal(found.pixels[..., -1], alpha)
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_png_of_few_greys_with_a_transparent_one(tmp_path: Path, bits: int):
+    """Pillow stretches the greys of 2 and 4 bits, and not the one that is transparent: nothing was
+    transparent, or another grey.
+    """
+    grey = (np.arange(16) % 2**bits).astype(np.uint8)[None]
+    digits = (grey[..., None] >> np.arange(bits - 1, -1, -1)) & 1
+    row = b"\0" + np.packbits(digits.reshape(-1)).tobytes()
+    header = struct.pack(">IIBBBBB", 16, 1, bits, 0, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n"
+    for name, data in (
+        (b"IHDR", header), (b"tRNS", b"\0\1"), (b"IDAT", zlib.compress(row)), (b"IEND", b"")
+    ):  # fmt: skip
+        check = struct.pack(">I", zlib.crc32(name + data))
+        png += struct.pack(">I", len(data)) + name + data + check
+    (tmp_path / "a.png").write_bytes(png)
+    wanted = np.stack([grey / (2**bits - 1), grey != 1], -1)
+    assert np.abs(decode(tmp_path / "a.png").pixels - wanted).max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    "start, name",
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
+        (b"\xff\x0a\xfa", "JPEG XL"),
+        (b"8BPS\0\1", "a Photoshop file"),
+        (b"PF\n3 2\n-1.0\n", "PFM of colours"),
+        (b"P7\nWIDTH 2\n", "PAM"),
+        (b"<!DOCTYPE html>", "a text such as SVG or a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
+    ],
+)
+def test_other_kinds_are_refused_by_name(tmp_path: Path, start: bytes, name: str):
+    (tmp_path / "a.jpg").write_bytes(start + b"\0" * 99)
+    with pytest.raises(ImageError, match=f"a.jpg: .* but {name}"):
+        decode(tmp_path / "a.jpg")
+
+
+def test_ppm_cut_within_a_value(tmp_path: Path):
+    """It said: buffer size must be a multiple of element size."""
+    (tmp_path / "a.ppm").write_bytes(b"P5 2 2 1023\n" + bytes(7))
+    with pytest.raises(ImageError, match="a.ppm: the file is cut short"):
+        decode(tmp_path / "a.ppm")
+
+
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_16_bit_png_is_exact(tmp_path: Path, channels: int):
     pixels = RNG.integers(0, 65536, (5, 7, channels), dtype=np.uint16)

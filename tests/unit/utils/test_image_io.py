@@ -174,3 +174,16 @@ def test_folder_that_is_a_file_is_named(tmp_path: Path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(ImageError, match="cannot write"):
         write_image(tmp_path / "file" / "a.png", torch.zeros(3, 4, 4))
+
+
+def test_pictures_of_kinds_that_are_not_read_are_told_once(tmp_path: Path, capsys):
+    """Photos of a phone: the half that is HEIC was left out in silence."""
+    for name in ("a.HEIC", "b.heic", "c.psd", ".d.heic", "notes.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(DatasetError, match=r"3 of kinds that are not read \(.heic, .psd\); put"):
+        list_images(tmp_path)
+    Image.new("RGB", (4, 4)).save(tmp_path / "e.png")
+    for _ in range(2):
+        assert [path.name for path in list_images(tmp_path)] == ["e.png"]
+    told = capsys.readouterr().err
+    assert told.count("3 of kinds that are not read (.heic, .psd) left out") == 1

@@ -68,30 +68,38 @@ def test_values_of_every_kind(
         assert np.abs(found.pixels - shown).max() < 1e-6, layout
 
 
-def hand_made(values: np.ndarray, bits: int, white: bool, deflate: bool = False) -> bytes:
+def hand_made(
+    values: np.ndarray,
+    bits: int,
+    white: bool = False,
+    deflate: bool = False,
+    photometric: int | None = None,
+    tags: tuple[tuple[int, int, int], ...] = (),
+) -> bytes:
     """A TIFF of (H, W, C) with samples of `bits` bits, rows packed from the highest bit on."""
     height, width, channels = values.shape
     digits = (values.reshape(height, -1, 1) >> np.arange(bits - 1, -1, -1)) & 1
     data = np.packbits(digits.reshape(height, -1).astype(np.uint8), axis=1).tobytes()
     data = zlib.compress(data) if deflate else data
-    photometric = 2 if channels == 3 else 0 if white else 1
+    usual = 2 if channels == 3 else 0 if white else 1
+    photometric = usual if photometric is None else photometric
     entries = [(256, 4, width), (257, 4, height), (258, 3, bits), (259, 3, 8 if deflate else 1)]
     entries += [(262, 3, photometric), (273, 4, 8), (277, 3, channels), (278, 4, height)]
-    entries += [(279, 4, len(data))]
+    entries = sorted([*entries, (279, 4, len(data)), *tags])
     data += b"\0" * (len(data) % 2)
     place = 8 + len(data) + 2 + 12 * len(entries) + 4
     table = struct.pack("<H", len(entries))
     for number, kind, value in entries:
         count = channels if number == 258 else 1
-        cell = struct.pack("<I", place if count == 3 else value)
+        cell = struct.pack("<I", place if count > 2 else value * 65537 if count == 2 else value)
         table += struct.pack("<HHI", number, kind, count) + cell
-    end = struct.pack("<I", 0) + struct.pack("<3H", bits, bits, bits)
+    end = struct.pack("<I", 0) + struct.pack("<4H", *[bits] * 4)
     return struct.pack("<2sHI", b"II", 42, 8 + len(data)) + data + table + end
 
 
 @pytest.mark.parametrize("deflate", [False, True])
 @pytest.mark.parametrize("white", [False, True])
-@pytest.mark.parametrize("bits", [1, 2, 4, 8, 9, 10, 12, 14, 15])
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 6, 8, 9, 10, 12, 14, 15, 24])
 def test_bit_depths_of_grey(tmp_path: Path, bits: int, white: bool, deflate: bool):
     values = np.random.default_rng(bits).integers(0, 2**bits, (11, 13, 1))
     (tmp_path / "a.tif").write_bytes(hand_made(values, bits, white, deflate))
@@ -101,7 +109,7 @@ def test_bit_depths_of_grey(tmp_path: Path, bits: int, white: bool, deflate: boo
     assert found.bits == (8 if bits <= 8 else 16)
 
 
-@pytest.mark.parametrize("bits", [8, 10, 12, 14])
+@pytest.mark.parametrize("bits", [1, 2, 4, 6, 8, 10, 12, 14, 24])
 def test_bit_depths_of_colours(tmp_path: Path, bits: int):
     values = np.random.default_rng(bits).integers(0, 2**bits, (11, 13, 3))
     (tmp_path / "a.tif").write_bytes(hand_made(values, bits, white=False))
@@ -126,6 +134,34 @@ def test_lzw_which_needs_libtiff(tmp_path: Path, white: bool):
     lzw = [cv2.IMWRITE_TIFF_COMPRESSION, cv2.IMWRITE_TIFF_COMPRESSION_LZW]
     cv2.imwrite(str(tmp_path / "colour.tif"), colour[..., ::-1], lzw)
     assert np.abs(decode(tmp_path / "colour.tif").pixels - colour / 65535).max() < 1e-6
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_zstd_which_needs_libtiff(tmp_path: Path, dtype: type):
+    """It was refused for a module of Python 3.14."""
+    values = stored(dtype, 1)
+    Image.fromarray(values[..., 0]).save(tmp_path / "a.tif", compression="zstd")
+    top = 65535 if dtype == np.uint16 else 1
+    assert np.abs(decode(tmp_path / "a.tif").pixels - values / top).max() < 1e-6
+
+
+def test_grey_and_a_sample_that_nothing_is_said_of(tmp_path: Path):
+    """Of 16 bits it was read, of 8 bits refused; it is taken for opacity, as of colours."""
+    values = stored(np.uint8, 2)
+    (tmp_path / "a.tif").write_bytes(hand_made(values, 8))
+    assert np.abs(decode(tmp_path / "a.tif").pixels - values / 255).max() < 1e-6
+
+
+@pytest.mark.parametrize("kind", ["unspecified", "assocalpha"])
+def test_planes_of_8_bits_with_a_fourth_sample(tmp_path: Path, kind: str):
+    values = stored(np.uint8, 4)
+    values[..., :3] = np.minimum(values[..., :3], values[..., 3:])
+    options = {"photometric": "rgb", "planarconfig": "separate", "extrasamples": [kind]}
+    tifffile.imwrite(tmp_path / "a.tif", np.moveaxis(values, -1, 0), metadata=None, **options)
+    shown = values / 255
+    shown[..., :3] /= np.maximum(shown[..., 3:], 1e-6) if kind == "assocalpha" else 1
+    shown = shown if kind == "assocalpha" else shown[..., :3]
+    assert np.abs(decode(tmp_path / "a.tif").pixels - shown).max() < 1e-6
 
 
 def test_premultiplied_alpha_is_divided_out(tmp_path: Path):
@@ -157,9 +193,51 @@ def save_nan(path: Path) -> None:
     tifffile.imwrite(path, np.full((H, W, 3), np.nan, np.float32), photometric="rgb")
 
 
+def save_grey_of_three(path: Path) -> None:
+    """What tifffile writes of colours that are called minisblack; only the first was read."""
+    options = {"photometric": "minisblack", "planarconfig": "contig"}
+    tifffile.imwrite(path, stored(np.uint16, 3), **options)
+
+
+def save_grey_of_three_bytes(path: Path) -> None:
+    path.write_bytes(hand_made(stored(np.uint8, 3), 8, photometric=1))
+
+
+def save_volume(path: Path) -> None:
+    volume = np.zeros((32, 16, 16), np.uint8)
+    tifffile.imwrite(path, volume, photometric="minisblack", volumetric=True, tile=(16, 16, 16))
+
+
+def save_other_inks(path: Path) -> None:
+    inks = (332, 3, 2)
+    path.write_bytes(hand_made(stored(np.uint8, 4), 8, photometric=5, tags=(inks,)))
+
+
+def save_subsampled_ycbcr(path: Path) -> None:
+    """Without compression, and with the subsampling that is usual where none is given."""
+    path.write_bytes(hand_made(stored(np.uint8, 3), 8, photometric=6))
+
+
+def save_mixed_bits(path: Path) -> None:
+    content = bytearray(hand_made(stored(np.uint8, 3), 8))
+    content[-8:-6] = struct.pack("<H", 5)
+    path.write_bytes(content)
+
+
+def save_24_bit_float(path: Path) -> None:
+    path.write_bytes(hand_made(np.zeros((H, W, 1), int), 24, tags=((339, 3, 3),)))
+
+
 @pytest.mark.parametrize(
     "save, reason",
     [
+        (save_grey_of_three, "grey TIFF of 3 samples a pixel does not say what they are; save"),
+        (save_grey_of_three_bytes, "grey TIFF of 3 samples a pixel does not say what they are"),
+        (save_volume, "samples of shape .32, 16, 16. is not a picture"),
+        (save_other_inks, "CMYK with 8 bits and other inks is not supported"),
+        (save_subsampled_ycbcr, "YCbCr with 8 bits, uncompressed and subsampled or of other"),
+        (save_mixed_bits, r"samples of .5, 8, 8. bits is not supported; save 8 or 16"),
+        (save_24_bit_float, "24-bit floats is not supported"),
         (save_signed, "signed integers is not supported; save 8 or 16 bits"),
         (save_lab, "CIE L.a.b. with 16 bits is not supported; save it as RGB"),
         (save_deep_cmyk, "CMYK with 16 bits is not supported"),
