@@ -134,7 +134,7 @@ class NaiveStep:
         scores = score_candidates(self.rewards, group, batch.hr)
         advantages = group_advantages(scores, texture_share(batch.hr), self.rewards)
         latents = torch.empty(1, g, *self.policy.latent_shape(batch.hr)[1:], device=group.device)
-        posterior, noise = draw_update_noise(latents, self.random["update"])
+        posterior, noise = draw_update_noise(latents, self.random["update"], False)
         scheduler = self.policy.scheduler
         with self.accelerator.autocast():
             with torch.no_grad():

@@ -186,7 +186,7 @@ def _from_actions(
 
 
 def draw_update_noise(
-    latents: torch.Tensor, rng: torch.Generator, same: bool = False
+    latents: torch.Tensor, rng: torch.Generator, same: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Noise for the encoder's posterior, then to add, of the candidates' latents (B, G, c, h, w).
 
@@ -216,7 +216,7 @@ def candidate_latents(
     return latents.unflatten(0, group.images.shape[:2])
 
 
-def _own_errors(pairs: torch.Tensor, imitate: bool = False) -> torch.Tensor:
+def _own_errors(pairs: torch.Tensor, imitate: bool) -> torch.Tensor:
     """Error of every candidate from errors (B, N, G, ...) of N inputs against G candidates.
 
     One input: its errors. As many inputs as candidates: input i is made from the noise that made

@@ -14,6 +14,10 @@ REASONS: dict[str, tuple[str, ...]] = {
         "advantages.py: return draw_rows(torch.rand, shape, rng).argsort(-1) | -1 -> 1",
         "group/advantages.py: return {name: values.gather(-1, order.to(values.device))"
         " for name, values in scores.items()} | -1 -> 1",
+        "group/step.py: spread = finite_std(batch if gather is None else gather(batch), -1).mean()"
+        " | -1 -> 1",
+        "group/step.py: spreads = {name: finite_std(s.detach(), -1) for name, s in scores.items()}"
+        " | -1 -> 1",
         "losses/base.py: return values.flatten(1).mean(-1) if values.ndim > 1 else values"
         " | -1 -> 1",
         "losses/gdpo_loss.py: return change.flatten(2).mean(-1).sum(-1) if change.ndim > 2"
@@ -29,7 +33,10 @@ REASONS: dict[str, tuple[str, ...]] = {
         " - change.gather(-1, pairs.loser) | -1 -> 1",
         "losses/multi_pair_dpo.py: spread = finite_std(values, -1) | -1 -> 1",
     ),
-    "the tensor is (B, G, h, w), whose last dimension but one is 2": (
+    "the tensor is (B, G, h, w) or (B, 3, H, W), whose last dimension but one is 2": (
+        "group/score.py: grid = hr.shape[-2] // cell_size, hr.shape[-1] // cell_size | -2 -> 2",
+        "group/score.py: return scores if scores.ndim == 2 else scores.mean((-2, -1)) | -2 -> 2",
+        "rewards/texture_share.py: height, width = images.shape[-2:] | -2 -> 2",
         "group/advantages.py: return grid.repeat_interleave(side, -2).repeat_interleave(side, -1)"
         " | -2 -> 2",
     ),
@@ -38,6 +45,11 @@ REASONS: dict[str, tuple[str, ...]] = {
         "losses/gdpo_loss.py: return change.flatten(2).mean(-1).sum(-1) if change.ndim > 2"
         " else change.sum(-1) | 2 -> 3",
         "losses/grpo.py: dims = -3 if advantages.ndim > 2 else (-3, -2, -1) | 2 -> 3",
+    ),
+    "there are as many parts as batches: they were split by them": (
+        "group/step.py: for item, own in zip(items, found.split([len(i.texture) for i in items]),"
+        " strict=True): | True -> False",
+        "group/step.py: for item, own in zip(items, values, strict=True): | True -> False",
     ),
     "a tie is 0 by the next line, whatever it was divided by": (
         "advantages.py: normalized = (scores - low) / torch.where(tie, 1, high - low) | 1 -> 2",

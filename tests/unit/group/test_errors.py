@@ -289,6 +289,14 @@ def test_drift_where_every_candidate_is_the_target_of_all_inputs():
     torch.testing.assert_close(own, moved)
 
 
+def test_drift_is_of_every_input_where_each_has_its_own_target():
+    """Also for a loss that imitates: distances 1 and 4 of two inputs."""
+    reference = torch.zeros(1, 2, 4, 4, 4)
+    policy = torch.stack([torch.ones(4, 4, 4), torch.full((4, 4, 4), 2.0)])[None]
+    made = GroupInputs(policy, policy, policy, reference, anchor=reference, imitate=True)
+    assert made.errors(policy).drift.tolist() == [[1, 4]]
+
+
 def test_the_defaults_are_the_released_step():
     assert Comparison() == Comparison("candidate", "noise", False, False, False, False, False, None)
     nothing = torch.empty(0)

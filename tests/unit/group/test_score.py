@@ -6,7 +6,12 @@ import pytest
 import torch
 
 from gdpo_sr.group.sample import Group
-from gdpo_sr.group.score import as_given_out, score_group, split_cells
+from gdpo_sr.group.score import (
+    as_given_out,
+    differentiable_scores,
+    score_group,
+    split_cells,
+)
 from gdpo_sr.rewards.iqa_reward import IQAReward
 from gdpo_sr.types import MetricError
 
@@ -90,14 +95,14 @@ def test_rewards_see_float32_outside_autocast(kind: str, cell_size: int | None):
 def test_the_colour_fix_is_computed_in_float32():
     """Half the precision would err by 1.5 / 255; each candidate gets its own picture's colours."""
     candidates, hr = pictures()
-    lr = hr.roll(1, 0) * 1.6 - 0.8
+    candidates, lr = candidates[:, :2], hr.roll(1, 0) * 1.2 - 0.9
     group = group_of(candidates, lr)
     assert torch.equal(as_given_out(group, "none"), candidates)
     fixed = as_given_out(group, "adain")
     colours = lr / 2 + 0.5
     for b in range(2):
         means = fixed[b].mean((-2, -1))
-        torch.testing.assert_close(means, colours[b].mean((-2, -1)).expand(3, 3), atol=2e-3, rtol=0)
+        torch.testing.assert_close(means, colours[b].mean((-2, -1)).expand(2, 3), atol=2e-3, rtol=0)
     seen = []
 
     class Own:
@@ -160,3 +165,37 @@ def test_scores_of_another_shape_are_an_error():
     candidates, hr = pictures()
     with pytest.raises(MetricError, match=r"must return \(B, G\) = \(2, 3\), or a map"):
         score_group({"map": Given(torch.zeros(2, 3, 4))}, group_of(candidates), hr, 32)
+
+
+class Product:
+    """A reward whose scores show how it was computed: inputs' types, product's type, and sides."""
+
+    weight = 1.0
+
+    def __init__(self, kind: str = "fidelity") -> None:
+        self.kind, self.seen = kind, []
+
+    def __call__(self, candidates: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
+        product = candidates.flatten(1) @ candidates.flatten(1).T
+        self.seen.append((candidates.dtype, hr.dtype, product.dtype, candidates.shape[-2:]))
+        return candidates.mean((2, 3, 4))
+
+
+def test_a_reward_that_says_nothing_of_maps_gets_cells_or_pictures_by_its_kind():
+    candidates, hr = pictures()
+    rewards = {"cut": Product("fidelity"), "whole": Product("perception")}
+    scores = score_group(rewards, group_of(candidates), hr, 32)
+    assert [tuple(r.seen[0][-1]) for r in rewards.values()] == [(32, 32), (64, 96)]
+    assert all(s.shape == (12, 3) for s in scores.values())
+
+
+def test_scores_with_a_graph_are_of_float32_and_of_what_has_a_weight():
+    candidates, hr = pictures()
+    rewards = {"own": Product(), "reports": Product()}
+    rewards["reports"].weight = 0.0
+    candidates = candidates.bfloat16().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        scores = differentiable_scores(rewards, group_of(candidates), hr.bfloat16())
+    assert list(scores) == ["own"] and not rewards["reports"].seen
+    assert rewards["own"].seen[0][:3] == (torch.float32,) * 3
+    assert scores["own"].requires_grad

@@ -72,9 +72,9 @@ def make_step(network, loss=None, rewards=None, **train) -> GroupStep:
     return GroupStep(network, rewards or REWARDS, loss, options, random)
 
 
-def batch(size: int = 32) -> SRBatch:
+def batch(height: int = 32, width: int = 32) -> SRBatch:
     rng = torch.Generator().manual_seed(0)
-    hr = torch.rand(B, 3, size, size, generator=rng).double()
+    hr = torch.rand(B, 3, height, width, generator=rng).double()
     return SRBatch(hr[..., ::4, ::4].contiguous(), hr, ["a", "b"], ["x", "y"])
 
 
@@ -129,6 +129,17 @@ def test_cells_have_advantages_of_their_own(network):
     corner = group_advantages(scored.scores["close"][5:6])
     torch.testing.assert_close(scored.advantages[1, :, 1, 6], corner[0], rtol=1e-3, atol=1e-3)
     assert step(scored).loss.isfinite()
+
+
+def test_cells_of_pictures_that_are_not_square(network):
+    """Two rows of three cells, as the pictures lie."""
+    step = make_step(network, cell_size=16, reward=reward_options(fixed_perception_weight=0.0))
+    scored = step.score(step.sample(batch(32, 48)), batch(32, 48).hr)
+    assert scored.advantages.numel() == 0
+    step.set_advantages([scored])
+    assert scored.advantages.shape == (B, G, 8, 12)
+    last_of_first_row = group_advantages(scored.scores["close"][2:3])
+    torch.testing.assert_close(scored.advantages[0, :, 0, 11], last_of_first_row[0])
 
 
 def test_all_batches_of_an_update_share_their_statistics(network):
@@ -203,6 +214,8 @@ def test_how_groups_are_sampled(network):
     assert (other.sampling.action_sigma, other.sampling.chunk) == (0.3, 2)
     assert other.comparison.drift and other.comparison.chunk == 2
     assert DiversityOptions().steps(6) is None
+    drawn = make_step(network, diversity={"source": "posterior"}).sampling
+    assert drawn.posteriors and not plain.posteriors and not other.sampling.posteriors
 
 
 # Through the rewards
@@ -230,6 +243,22 @@ def test_the_gradient_goes_through_the_rewards(network):
     ours, theirs = (torch.autograd.grad(x, parameters(network)) for x in (output.loss, total))
     for mine, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-5)
+
+
+def test_the_kinds_weigh_by_the_texture_of_all_cells(network):
+    """Cells of a picture with texture 0, 0, 0 and 1 are a picture with a quarter of texture."""
+    loss = LOSSES.get("reward_gradient")(0.0)
+    step = make_step(network, loss, cell_size=16, sampler="policy", **LR)
+    scored = step.score(step.sample(batch()), batch().hr)
+    step.set_advantages([scored])
+    scored.texture = torch.tensor([0.0, 0, 0, 1, 1, 1, 1, 1])
+    textured = torch.tensor([[0.25], [1.0]])
+    whole = make_step(network, loss, **LR)
+    scores = whole.score(scored.group, batch().hr).scores
+    close, bright = (scores[name] / scores[name].std(-1, keepdim=True) for name in REWARDS)
+    expected = ((1 - textured) * close + textured * bright).mean()
+    value = step(scored).logs["value"]
+    torch.testing.assert_close(value, expected.to(value), rtol=1e-3, atol=1e-3)
 
 
 def test_rewards_without_a_gradient_are_named():

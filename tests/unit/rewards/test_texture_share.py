@@ -180,6 +180,11 @@ def test_grey_by_hand():
     assert (to_grey(colours, "bgr") * 255).flatten().tolist() == pytest.approx([29, 150, 76])
 
 
+def test_values_outside_the_range_are_black_or_white():
+    pictures = torch.tensor([-0.1, 1.02]).view(2, 1, 1, 1).expand(2, 3, 1, 1)
+    assert to_grey(pictures).flatten().tolist() == [0, 1]
+
+
 def test_unknown_channel_order():
     with pytest.raises(ValueError, match="grey = 'gbr'"):
         texture_share(noise_picture(20, 20), grey="gbr")
