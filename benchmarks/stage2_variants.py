@@ -160,7 +160,7 @@ class NaiveStep:
     def _sample(self, batch: SRBatch) -> torch.Tensor:
         """Candidates (1, G, 3, H, W) in [0, 1], in float32."""
         g = self.train.group_size
-        drawn = draw_group_noise(self.policy, batch, g, self.random["sampling"])
+        drawn = draw_group_noise(self.policy, batch, g, self.random["sampling"], False)
         encoded = self.policy.encode(enlarge_lr(batch.lr, batch.hr), drawn.posterior)
         noisy = self.policy.scheduler.add_noise(encoded, drawn.injected[0])
         _, pictures = self._restore(self.reference, noisy, batch.prompts * g)

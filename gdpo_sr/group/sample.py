@@ -153,7 +153,7 @@ def draw_group_noise(
     batch: SRBatch,
     group_size: int,
     rng: torch.Generator,
-    posteriors: bool = False,
+    posteriors: bool,
 ) -> GroupNoise:
     """Noise of a group, drawn in the order of its fields; `posteriors`: one for each candidate."""
     b, *shape = network.latent_shape(batch.hr)

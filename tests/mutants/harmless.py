@@ -37,6 +37,8 @@ REASONS: dict[str, tuple[str, ...]] = {
         "group/score.py: grid = hr.shape[-2] // cell_size, hr.shape[-1] // cell_size | -2 -> 2",
         "group/score.py: return scores if scores.ndim == 2 else scores.mean((-2, -1)) | -2 -> 2",
         "rewards/texture_share.py: height, width = images.shape[-2:] | -2 -> 2",
+        'group/sample.py: return F.interpolate(lr, size=hr.shape[-2:], mode="bicubic").clamp(0, 1)'
+        " * 2 - 1 | -2 -> 2",
         "group/advantages.py: return grid.repeat_interleave(side, -2).repeat_interleave(side, -1)"
         " | -2 -> 2",
     ),
@@ -45,6 +47,10 @@ REASONS: dict[str, tuple[str, ...]] = {
         "losses/gdpo_loss.py: return change.flatten(2).mean(-1).sum(-1) if change.ndim > 2"
         " else change.sum(-1) | 2 -> 3",
         "losses/grpo.py: dims = -3 if advantages.ndim > 2 else (-3, -2, -1) | 2 -> 3",
+    ),
+    "one chunk of everything is everything": (
+        "group/sample.py: if chunk is None or chunk >= len(tensors[0]):"
+        " | chunk >= len(tensors[0]) -> chunk > len(tensors[0])",
     ),
     "there are as many parts as batches: they were split by them": (
         "group/step.py: for item, own in zip(items, found.split([len(i.texture) for i in items]),"

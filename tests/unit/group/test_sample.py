@@ -156,6 +156,11 @@ def test_chunks_by_hand(chunk: int | None, sizes: list[int]):
     assert torch.equal(in_chunks(add, chunk, a, b), a + b) and seen == sizes
 
 
+def test_chunks_of_unequal_tensors_are_an_error():
+    with pytest.raises(ValueError, match="zip"):
+        in_chunks(torch.add, 2, torch.zeros(4), torch.zeros(6))
+
+
 def test_the_defaults_are_the_released_step():
     assert Sampling() == Sampling(False, None, False, 0.0, None)
     nothing = torch.empty(0)
