@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from gdpo_sr.losses.energy_score import gradients, spread_weight
 
-_AGREE = (0.2, 0.9)
+_AGREE = (0.3, 0.9)
 """Correlations of the teacher's edges with the original's at which the original's share is 0, 1."""
 _WINDOW = 9
 """Side in pixels of the square in which an edge has a direction."""
