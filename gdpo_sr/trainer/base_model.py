@@ -26,13 +26,13 @@ from gdpo_sr.trainer.processes import agree, spreads_weights
 from gdpo_sr.trainer.random_sources import RandomSources
 from gdpo_sr.trainer.report import (
     Comparison,
-    TrainingLog,
     mean,
     write_figures,
     write_pictures,
 )
 from gdpo_sr.trainer.resumable import Resumable
 from gdpo_sr.trainer.stop_signal import StopSignal
+from gdpo_sr.trainer.training_log import TrainingLog
 from gdpo_sr.types import GDPOSRError, LossOutput, SRBatch
 from gdpo_sr.utils.logger import get_logger
 from gdpo_sr.utils.timing import Timer
@@ -70,7 +70,7 @@ class BaseModel(Resumable):
         )
         self.dataset = build_training_set(options)
         self.degrade = build_degradation(options)
-        self.log = TrainingLog(options.logger, self.logger, train.total_iter)
+        self.log = TrainingLog(options, self.logger)
         self.states = self.open_states()
         self.health = Health(train.divergence, train.total_iter, self.logger)
 

@@ -1,11 +1,10 @@
-"""Trained network ("policy") against base, same pictures and noise: paired figures, and where they
-go: table, log, TensorBoard, JSON, side-by-side PNG.
+"""Trained network ("policy") against base, same pictures and noise: paired figures, as a table,
+JSON and a side-by-side PNG; log lines and curves are `training_log`'s.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,12 +12,8 @@ from statistics import fmean, stdev
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
-from gdpo_sr.config.schema import LoggerOptions
-from gdpo_sr.utils.logger import ScalarLog, Writer, get_logger, tensorboard_writer
-from gdpo_sr.utils.panels import captioned, write_side_by_side
-from gdpo_sr.utils.wandb_log import WandbWriter, check_wandb
+from gdpo_sr.utils.panels import write_side_by_side
 from gdpo_sr.writer import write_file
 
 Pictures = list[dict[str, torch.Tensor]]
@@ -144,102 +139,6 @@ def align(rows: list[list[str]]) -> str:
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
-
-
-class TrainingLog:
-    """What is told of a run while it trains: log lines, progress bar, curves and pictures.
-
-    Args:
-        options: section `logger`.
-        logger: where lines go.
-        total: updates of the run.
-
-    Raises:
-        OptionError: wandb is asked for and not installed.
-    """
-
-    def __init__(self, options: LoggerOptions, logger: logging.Logger, total: int) -> None:
-        self.options, self.logger, self.total = options, logger, total
-        self.scalars: ScalarLog | None = None
-        if options.use_wandb:
-            check_wandb()
-
-    def open(self, folder: Path, iteration: int, config: dict[str, Any]) -> None:
-        """Write `train.log` and curves from here on; TensorBoard events of updates after
-        `iteration`, which a resumed run makes again, are not shown any more.
-
-        Args:
-            folder: `log` in the folder of the run, which has the run's name.
-            config: options of the run.
-        """
-        get_logger(folder / "train.log")
-        writers: list[Writer] = []
-        if self.options.use_tb_logger:
-            first = iteration + 1 if iteration else None
-            writers.append(tensorboard_writer(folder / "tensorboard", first))
-        if self.options.use_wandb:
-            writers.append(WandbWriter(folder, folder.parent.name, config))
-        self.scalars = ScalarLog(*writers) if writers else None
-
-    def is_due(self, iteration: int) -> bool:
-        """Whether an update gets a line, and its times are taken."""
-        return iteration % self.options.print_freq == 0
-
-    def update(
-        self, iteration: int, logs: dict[str, float], progress: dict[str, float], bar: tqdm
-    ) -> None:
-        """One update: all figures to TensorBoard, the main ones to the bar, and every `print_freq`
-        updates to a line.
-        """
-        shown = {"loss": logs["loss"], **progress}
-        bar.update()
-        bar.set_postfix_str(figures_text(shown), refresh=False)
-        self.add(logs, "train", iteration)
-        if self.is_due(iteration):
-            shown |= {name: logs[name] for name in ("gradient_norm", "omega", "lr") if name in logs}
-            seconds = f", {logs['seconds_total']:.3g} s" if "seconds_total" in logs else ""
-            text = figures_text(shown) + seconds
-            self.logger.info("update %d of %d: %s", iteration, self.total, text)
-
-    def validation(self, comparison: Comparison, pictures: Pictures, result_name: str) -> None:
-        """One line per metric, base against result; in TensorBoard the pictures as well."""
-        for line in comparison_lines(comparison, result_name):
-            self.logger.info("validation %d: %s", comparison.iteration, line)
-        if self.scalars is None:
-            return
-        step = comparison.iteration
-        self.add({r.name: mean(r.policy) for r in comparison.metrics}, "val", step)
-        self.add({r.name: mean(r.changes()) for r in comparison.metrics}, "val_change", step)
-        for name, row in zip(comparison.pictures, with_titles(pictures, result_name), strict=True):
-            self.scalars.add_image(f"val/{name}", captioned(row), step)
-
-    def add(self, values: dict[str, float], group: str, step: int) -> None:
-        """Curve points `<group>/<name>` in TensorBoard, if it is written."""
-        if self.scalars is not None:
-            self.scalars.add_scalars({f"{group}/{k}": v for k, v in values.items()}, step)
-
-    def close(self) -> None:
-        """Write what is held back."""
-        if self.scalars is not None:
-            self.scalars.close()
-
-
-def figures_text(values: dict[str, float]) -> str:
-    """`loss 0.6931, gradient norm 0.1203`."""
-    return ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in values.items())
-
-
-def comparison_lines(comparison: Comparison, result_name: str) -> list[str]:
-    """Base against result, a line per metric; one line where they are the same, as at the start."""
-    rows = comparison.metrics
-    if all(change == 0 for row in rows for change in row.changes()):
-        figures = figures_text({row.name: mean(row.base) for row in rows})
-        return [f"the base, on {len(comparison.pictures)} pictures: {figures}"]
-    return [
-        f"{row.name} base {mean(row.base):.4f} {result_name} {mean(row.policy):.4f} change "
-        f"{mean(row.changes()):+.4f}, better on {row.improved()} of {len(row.changes())}"
-        for row in rows
-    ]
 
 
 def write_figures(comparison: Comparison, verdict: dict[str, Any], folder: Path) -> None:
