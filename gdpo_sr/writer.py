@@ -47,13 +47,13 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
 
 
 def write_file(file: str | Path, content: bytes | str) -> None:
-    """Write a file, text as UTF-8; parents are made. Bytes of file names that are no UTF-8 become
-    ``\\udc..`` in a text, which JSON reads back.
+    """Write a file, text as UTF-8; parents are made, and a link is replaced, not followed. Bytes of
+    file names that are no UTF-8 become ``\\udc..`` in a text, which JSON reads back.
 
     Raises:
         CheckpointError: it cannot be written.
     """
-    file = Path(os.path.realpath(file))
+    file = _in_place(file)
     data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     with _told(file):
         recover(file)
@@ -126,7 +126,7 @@ def recover(place: str | Path) -> None:
     """Undo what a killed writer of `place` left: its temporary names, and where the file system
     cannot exchange, the old content under the name of its backup.
     """
-    place = Path(os.path.realpath(place))
+    place = _in_place(place)
     backup = _backup(place)
     if backup.exists():
         if place.exists():
@@ -157,6 +157,12 @@ def _put(temporary: Path, folder: Path) -> None:
         os.replace(temporary, folder)
         _remove(backup)
     _flush(folder.parent)
+
+
+def _in_place(path: str | Path) -> Path:
+    """A path whose folders are real ones; a link at its end stays one."""
+    path = Path(path)
+    return Path(os.path.realpath(path.parent)) / path.name
 
 
 def _key(place: Path) -> str:

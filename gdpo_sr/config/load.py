@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def resolve_folder(folder: str | Path, options_file: str | Path | None = None) -
         roots.insert(1, Path(options_file).resolve().parent.parent)
     for root in roots:
         candidate = root / Path(folder).expanduser()
-        if candidate.is_dir():
+        if os.path.isdir(candidate):  # False for a name that is too long
             return candidate.resolve()
     return Path(folder)
 
@@ -97,7 +98,7 @@ def _resolve_user_modules(values: dict[Any, Any], options_file: Path) -> None:
     modules = section.get("user_modules") if isinstance(section, dict) else None
     for index, name in enumerate(modules if isinstance(modules, list) else []):
         for root in (Path.cwd(), options_file.resolve().parent):
-            if isinstance(name, str) and name.endswith(".py") and (root / name).is_file():
+            if isinstance(name, str) and name.endswith(".py") and os.path.isfile(root / name):
                 modules[index] = str((root / name).resolve())
                 break
 

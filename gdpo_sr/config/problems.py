@@ -28,7 +28,12 @@ def describe_problems(
     for item in error.errors(include_url=False):
         location = item["loc"]
         for line in _lines(item, location, root):
-            yield f"{source(_written(location, root))}: {line}"
+            yield _printable(f"{source(_written(location, root))}: {line}")
+
+
+def _printable(text: str) -> str:
+    """A mark that nobody sees, such as U+FEFF in a key, is an escape."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _lines(item: typing.Any, location: tuple, root: type[BaseModel]) -> list[str]:

@@ -169,7 +169,7 @@ def parse_yaml(text: str, source: str) -> Any:
         OptionError: no valid YAML; the message names the source and the line.
     """
     if len(text) > MAX_CHARACTERS:
-        raise OptionError(f"{source}: {len(text)} characters; {MAX_CHARACTERS} are the most")
+        raise OptionError(f"{source}: more than the {MAX_CHARACTERS} characters that are allowed")
     try:
         node = yaml.compose(text, Loader=_Loader)
         return None if node is None else _Builder().value(node)
@@ -189,7 +189,8 @@ def read_yaml(file: str | Path) -> dict[Any, Any]:
         OptionError: unreadable, not UTF-8, no valid YAML, or not a mapping.
     """
     try:
-        text = Path(file).read_text(encoding="utf-8")
+        with Path(file).open(encoding="utf-8") as stream:
+            text = stream.read(MAX_CHARACTERS + 1)  # of a device there may be no end
     except OSError as error:
         reason = error.strerror or str(error)
         raise OptionError(f"{file}: cannot be read: {reason}; pass an options file") from error

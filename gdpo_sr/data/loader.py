@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
+from multiprocessing import resource_tracker
 from typing import Any
 
 import torch
@@ -42,15 +45,37 @@ class DrawSampler(Sampler[int]):
 
 
 class _Loader(DataLoader[dict[str, Any]]):
-    """A worker's error arrives as the one line that it is, without the worker's trace."""
+    """A worker's error arrives as the one line that it is, without the worker's trace; and Ctrl-C,
+    which a terminal sends to workers too, is the run's alone.
+    """
 
     def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]
         try:
-            yield from super().__iter__()
+            with _interrupts_wait() if self.num_workers else nullcontext():
+                batches = super().__iter__()
+            yield from batches
         except GDPOSRError as error:
             last = str(error).strip().splitlines()[-1]
             name = f"{type(error).__module__}.{type(error).__name__}: "
             raise type(error)(last.removeprefix(name)) from error
+
+
+@contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Inside, SIGINT is held back, and for good in processes that are started there."""
+    resource_tracker.ensure_running()  # at its start it would let SIGINT through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def is_lost_worker(error: RuntimeError) -> bool:
+    """Whether torch says, at whatever moment, that a loader's worker has ended: it was killed,
+    often for want of memory.
+    """
+    return "DataLoader worker" in str(error)
 
 
 def make_loader(

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from gdpo_sr.registry import Registry
-from gdpo_sr.types import OptionError
+from gdpo_sr.types import GDPOSRError, OptionError
 
 RewardFunction = Callable[..., torch.Tensor]
 REWARDS = Registry("reward")
@@ -58,7 +58,7 @@ def _import_file(path: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise OptionError(f"'{path}' fails: {type(error).__name__}: {error}; mend it") from error
     return module
@@ -69,7 +69,7 @@ def _import_module(name: str) -> ModuleType:
         return _FILES[name]
     try:
         return importlib.import_module(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise OptionError(
             f"module '{name}' cannot be imported ({type(error).__name__}: {error}): install it, or "
             "name its file in train.reward.user_modules"
@@ -90,11 +90,23 @@ def find_reward(name: str, options: Mapping[str, Any] | None = None) -> RewardFu
     found = REWARDS.get(name) if registered else _plain_function(name)
     try:
         if inspect.isclass(found):
-            return found(**(options or {}))
+            return _made(name, found, options or {})
         inspect.signature(found).bind(None, None, **(options or {}))
     except TypeError as error:
         raise OptionError(f"reward '{name}' with options {dict(options or {})}: {error}") from error
     return partial(found, **options) if options else found
+
+
+def _made(name: str, kind: type, options: Mapping[str, Any]) -> RewardFunction:
+    """An object of a user's class."""
+    try:
+        return kind(**options)
+    except (GDPOSRError, TypeError):
+        raise
+    except (Exception, SystemExit) as error:
+        raise OptionError(
+            f"reward '{name}' cannot be made: {type(error).__name__}: {error}; mend it"
+        ) from error
 
 
 def _plain_function(name: str) -> RewardFunction:

@@ -36,7 +36,7 @@ def _scores(name: str, reward: Reward, candidates: torch.Tensor, hr: torch.Tenso
         _LOGGER.warning("reward '%s' failed on a group (%s); scoring one by one", name, error)
         scores = _one_by_one(reward, candidates, hr)
     check_scores(name, scores, candidates)
-    return scores.float()
+    return scores.detach().float()  # a reward may have switched gradients on
 
 
 def score_with_gradient(

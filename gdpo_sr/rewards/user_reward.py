@@ -35,6 +35,7 @@ class FunctionMetric:
                 f"reward '{self.name}' returned {got}; it must return a floating-point tensor"
             )
         check_scores(self.name, scores, candidates)
+        scores = scores.float()  # what overflows here is not finite
         if not scores.isfinite().all():
             b, g, *place = (~scores.isfinite()).nonzero()[0].tolist()
             value = float(scores[(b, g, *place)])
@@ -42,7 +43,7 @@ class FunctionMetric:
                 f"reward '{self.name}' returned {value} for candidate {g} of image "
                 f"{b}; every score must be finite"
             )
-        return scores.float()
+        return scores
 
     @torch.no_grad()
     def __call__(self, images: torch.Tensor, references: torch.Tensor) -> torch.Tensor:

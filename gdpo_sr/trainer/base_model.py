@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from gdpo_sr.config.paths import ExperimentPaths
 from gdpo_sr.config.schema import Options
-from gdpo_sr.data.loader import make_loader
+from gdpo_sr.data.loader import is_lost_worker, make_loader
 from gdpo_sr.generators.dropout import without_dropout
 from gdpo_sr.trainer.build_data import build_degradation, build_training_set
 from gdpo_sr.trainer.health import Health, causes_of
@@ -33,7 +33,7 @@ from gdpo_sr.trainer.report import (
 from gdpo_sr.trainer.resumable import Resumable
 from gdpo_sr.trainer.stop_signal import StopSignal
 from gdpo_sr.trainer.training_log import TrainingLog
-from gdpo_sr.types import GDPOSRError, LossOutput, SRBatch
+from gdpo_sr.types import GDPOSRError, LossOutput, ProcessError, SRBatch
 from gdpo_sr.utils.logger import get_logger
 from gdpo_sr.utils.timing import Timer
 
@@ -119,6 +119,13 @@ class BaseModel(Resumable):
             raise GDPOSRError(
                 f"update {self.iteration + 1}: a reward, a metric or its library ended the program "
                 f"(sys.exit({error.code})): mend it, then go on with --auto_resume"
+            ) from error
+        except RuntimeError as error:
+            if not is_lost_worker(error):
+                raise
+            raise ProcessError(
+                f"update {self.iteration + 1}: a worker that reads photos was killed, often for "
+                "want of memory: lower datasets.train.num_workers, then go on with --auto_resume"
             ) from error
         return self.finished
 

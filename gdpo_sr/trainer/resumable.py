@@ -14,7 +14,7 @@ from gdpo_sr.trainer.alarms import relative_gain
 from gdpo_sr.trainer.health import Health
 from gdpo_sr.trainer.report import Comparison, mean
 from gdpo_sr.trainer.stage import Stage
-from gdpo_sr.trainer.state import StateFolder, check_state, load_state
+from gdpo_sr.trainer.state import StateFolder, as_saved, check_state, load_state
 from gdpo_sr.types import CheckpointError
 
 
@@ -142,7 +142,8 @@ class Resumable(Stage):
                 "state: leave --auto_resume out to go back to it"
             )
         folder, state = found
-        self._load_state(state, str(folder))
+        with as_saved(str(folder)):
+            self._load_state(state, str(folder))
         return folder
 
     def _check(self, state: dict[str, Any], source: str) -> None:

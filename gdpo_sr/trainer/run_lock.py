@@ -29,23 +29,44 @@ def run_lock(folder: Path, logger: logging.Logger) -> Iterator[None]:
     Raises:
         OptionError: another process has it, or the folder above cannot be written.
     """
+    folder = Path(os.path.realpath(folder))  # one run by two names has one lock
     file = folder.with_name(f".{folder.name}.lock")
-    stream = _open(file)
+    stream = _taken(file, folder, logger)
     try:
-        _take(stream, folder, logger)
-        try:
-            yield
-        finally:
-            with suppress(OSError):  # a disk that turned read-only keeps it; it is not held
-                file.unlink(missing_ok=True)
+        yield
     finally:
+        with suppress(OSError):  # a disk that turned read-only keeps it; it is not held
+            file.unlink(missing_ok=True)
         stream.close()
+
+
+def _taken(file: Path, folder: Path, logger: logging.Logger) -> TextIO:
+    """The lock's file, opened and held."""
+    while True:
+        stream = _open(file)
+        try:
+            _take(stream, folder, logger)
+        except OptionError:
+            stream.close()
+            raise
+        if _is(stream, file):
+            return stream
+        stream.close()  # the owner before removed it after we had opened it
+
+
+def _is(stream: TextIO, file: Path) -> bool:
+    """Whether an opened file is still the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(stream.fileno()), file.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _open(file: Path) -> TextIO:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        return file.open("a+", encoding="utf-8")
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+        return os.fdopen(os.open(file, flags, 0o666), "a+", encoding="utf-8")
     except OSError as error:
         raise OptionError(
             f"{file.parent}: cannot be written: {error.strerror}; "

@@ -8,7 +8,8 @@ import errno
 import hashlib
 import pickle
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,8 @@ class StateFolder:
         for folder in reversed(_numbered(self.states)):
             try:
                 state = load_state(folder)
-                check(state, str(folder))
+                with as_saved(str(folder)):
+                    check(state, str(folder))
             except CheckpointError as error:
                 first = first or error
                 told.append(f"{error}; nothing of it is used, and the one before is tried")
@@ -117,6 +119,23 @@ class StateFolder:
                 move_into(model, self.models / stamp)
             move_into(folder, self.states / stamp)
         return self.states / stamp if later else None
+
+
+@contextmanager
+def as_saved(source: str) -> Iterator[None]:
+    """Inside, a state is used whose bytes are whole: what does not fit is another program's.
+
+    Raises:
+        CheckpointError: a part of it is missing, or of another kind.
+    """
+    try:
+        yield
+    except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise CheckpointError(
+            f"'{source}' is no state of such a run ({reason}): resume from another state with "
+            "path.resume_state"
+        ) from error
 
 
 def move_into(folder: Path, parent: Path) -> None:

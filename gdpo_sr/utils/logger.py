@@ -116,5 +116,7 @@ def _set_file(logger: logging.Logger, path: Path) -> None:
         logger.removeHandler(handler)
         handler.close()
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_symlink():  # of another's making: not followed
+        path.unlink()
     handler = _File(path, maxBytes=LOG_BYTES, backupCount=2, encoding="utf-8")
     _attach(logger, handler)

@@ -82,3 +82,22 @@ def test_old_trouble_is_forgotten():
 @pytest.mark.parametrize(("total", "limit"), [(1, 1), (2, 2), (4, 3), (10, 5), (1000, 20)])
 def test_short_runs_end_too(total: int, limit: int):
     assert Health(DivergenceOptions(), total, get_logger()).limit == limit
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed. "), "num_workers"),
+        (KeyboardInterrupt(), "stopped"),
+    ],
+    ids=["worker", "interrupt"],
+)
+def test_what_ends_a_run_from_outside_is_one_line(
+    error: BaseException, words: str, base: Path, tmp_path: Path, monkeypatch, capsys
+):
+    def ends(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(GDPOModel, "prepare_update", ends)
+    assert train("stage2", base, tmp_path) == (2 if words == "num_workers" else 130)
+    assert words in capsys.readouterr().err.splitlines()[-1]

@@ -65,8 +65,29 @@ def test_true_is_no_number(key: str):
         ("a: " + "9" * 5000, "5000 digits"),
         ("a: {<<: 5}", "keys of a section"),
         ("[" * 60 + "]" * 60, "40 levels"),
+        ("a" * 2**20 + "b", "more than the 1048576 characters"),
     ],
 )
 def test_tricks_are_named(text: str, message: str):
     with pytest.raises(OptionError, match=message):
         parse_yaml(text, "file.yml")
+
+
+@pytest.mark.parametrize("key", ["datasets.val.dataroot_lq", "train.reward.user_modules"])
+def test_a_name_that_is_too_long_for_any_file_system(key: str):
+    """Found by seed 3057: OSError."""
+    name = "a" * 300 + ".py"
+    value = f"[{name}]" if key.endswith("modules") else name
+    with suppress(OptionError):
+        load_options(FILES[0], [f"{key}={value}"])
+
+
+def test_marks_that_nobody_sees_are_shown():
+    """Found by seed 2043: U+FEFF in front of a key."""
+    with pytest.raises(OptionError, match=r"\\ufefflr = 1: unknown key; did you mean"):
+        load_options(FILES[0], ["train.optim_g.\ufefflr=1"])
+
+
+def test_a_file_without_end():
+    with pytest.raises(OptionError, match="/dev/zero"):
+        load_options("/dev/zero")

@@ -13,12 +13,51 @@ from pathlib import Path
 import pytest
 
 from gdpo_sr.stage2.gdpo_model import GDPOModel
+from gdpo_sr.trainer import run_lock as run_lock_module
 from gdpo_sr.trainer.run_lock import run_lock
 from gdpo_sr.types import CheckpointError, OptionError
 from tests.faults.runs import forked, outcome, train
 from tests.integration.test_training import build
 
 LOGGER = logging.getLogger("test")
+
+
+def test_a_run_by_two_names_has_one_owner(tmp_path: Path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    with run_lock(tmp_path / "run", LOGGER), pytest.raises(OptionError, match="in the hands of"):
+        with run_lock(tmp_path / "link", LOGGER):
+            pass
+
+
+def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path: Path):
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / ".run.lock").symlink_to(tmp_path / "mine")
+    with pytest.raises(OptionError, match="symbolic link"), run_lock(tmp_path / "run", LOGGER):
+        pass
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_a_lock_that_its_owner_removed_meanwhile_is_made_again(tmp_path: Path, monkeypatch):
+    """Opened before the owner removed it and taken afterwards, it would be nobody's."""
+    opened, file = run_lock_module._open, tmp_path / ".run.lock"
+
+    def slow(place: Path):
+        stream = opened(place)
+        if not removed:
+            removed.append(place.unlink())
+        return stream
+
+    removed: list[None] = []
+    monkeypatch.setattr(run_lock_module, "_open", slow)
+    with run_lock(tmp_path / "run", LOGGER):
+        assert file.exists()
+        with (
+            pytest.raises(OptionError, match="in the hands of"),
+            run_lock(tmp_path / "run", LOGGER),
+        ):
+            pass
+    assert not file.exists() and removed
 
 
 @pytest.mark.parametrize("flags", [(), ("--auto_resume",)])

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from gdpo_sr.config.load import dump_options, load_options
-from gdpo_sr.config.resume_rules import RULES, changes_of, flatten, rule_of
-from gdpo_sr.config.yaml_file import parse_yaml
+from gdpo_sr.config.resume_rules import RULES, changes_of, rule_of
+from gdpo_sr.config.schema import STAGES
+from tests.faults.option_changes import change_options, kinds_of
 from tests.faults.runs import FILES, log_of, outcome, times, train
 from tests.integration.test_training import build
 
@@ -141,10 +141,18 @@ def test_told_changes_are_named(base: Path, finished: Path, tmp_path: Path):
     assert "path.pretrain_lora has no effect" in text
 
 
-@pytest.mark.parametrize("stage", FILES)
+@pytest.mark.parametrize("stage", STAGES)
 def test_every_option_has_a_rule(stage: str):
-    options = parse_yaml(dump_options(load_options(FILES[stage])), "options")
-    assert [key for key, _ in flatten(options) if rule_of(key) is None] == []
+    """Of the schema, with those of sections that are off."""
+    keys = kinds_of(stage)
+    assert len(keys) > 150 and [key for key in keys if rule_of(key) is None] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", FILES)
+def test_every_option_changed_on_resume(stage: str, base: Path, tmp_path: Path):
+    found = change_options(stage, base, tmp_path)
+    assert not found.wrong and found.tried > 60
 
 
 def test_rules_are_all_reached():
@@ -162,4 +170,17 @@ def test_changes():
     assert {c.key for c in changes_of(old, new) if c.refused} == {
         "train.lora.rank",
         "train.loss.omega",
+    }
+
+
+def test_sections_that_come_and_go():
+    """A loss that is switched on, a reward more and a reward less."""
+    vsd, psnr, ssim = {"weight": 1}, {"metric": "psnr"}, {"metric": "ssim"}
+    old = {"losses": {"vsd": None}, "reward": {"fidelity": {"a": psnr}}}
+    new = {"losses": {"vsd": vsd}, "reward": {"fidelity": {"b": ssim}}}
+    found = {c.key: (c.old, c.new, c.refused) for c in changes_of({"train": old}, {"train": new})}
+    assert found == {
+        "train.losses.vsd": (None, vsd, True),
+        "train.reward.fidelity.a": (psnr, None, False),
+        "train.reward.fidelity.b": (None, ssim, False),
     }

@@ -52,11 +52,18 @@ def mutated(text: str, draw: random.Random) -> str:
     return "\n".join(lines)
 
 
+def _is_a_key(line: str) -> bool:
+    """Whether a line begins a value, or none."""
+    return not line.strip() or line.strip()[0] in "#-" or ":" in line
+
+
 def reworded(text: str, draw: random.Random) -> str:
-    """A text that means the same: comments, empty lines, spaces at the ends of lines."""
+    """A text that means the same: comments, empty lines, spaces at the ends of lines; not inside of
+    a text that goes over several lines, where they mean something.
+    """
     lines = text.splitlines()
     for _ in range(draw.randint(1, 3)):
-        i = draw.randrange(len(lines))
+        i = draw.choice([i for i, line in enumerate(lines) if _is_a_key(line)])
         lines[i : i + 1] = draw.choice([[lines[i] + "  "], ["", lines[i]], ["# a: [", lines[i]]])
     return "\n".join(lines)
 

@@ -4,6 +4,7 @@ eighth of its width, with tiny crops and rewards that need no download.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,6 @@ from safetensors.torch import load_file
 
 from benchmarks.sd_layout import build_sd_layout
 from gdpo_sr.config.load import dump_options, load_options
-from gdpo_sr.config.resume_rules import flatten
 from gdpo_sr.config.yaml_file import parse_yaml
 from gdpo_sr.train import main
 
@@ -48,6 +48,15 @@ PRESETS = {
         "train.update_chunk",
     },
 }
+
+
+def flatten(values: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Dotted keys and values of nested sections."""
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 @pytest.fixture(scope="module")

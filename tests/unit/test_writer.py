@@ -175,3 +175,10 @@ def test_output_folder(tmp_path: Path):
     for text, words in (("", "-o ''"), ("file/x", "is a file"), ("broken", "is a file")):
         with pytest.raises(OptionError, match=words):
             output_folder(text and str(tmp_path / text))
+
+
+def test_a_link_in_the_place_of_a_file_is_replaced(tmp_path: Path):
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "a").symlink_to(tmp_path / "mine")
+    write_file(tmp_path / "a", "new")
+    assert (tmp_path / "mine").read_text() == "mine" and (tmp_path / "a").read_text() == "new"

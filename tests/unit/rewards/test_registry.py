@@ -147,3 +147,44 @@ def test_validation_scores_single_pictures():
 def test_registered_names_are_kept_apart():
     with pytest.raises(ValueError, match="registered twice"):
         REWARDS.register("local_contrast")(lambda candidates, hr: hr)
+
+
+def test_a_score_that_overflows_is_told():
+    """Finite in float64, not in float32."""
+    reward = UserReward(lambda c, hr: c.double().mean((2, 3, 4)) * 1e300, "huge", "fidelity")
+    with pytest.raises(MetricError, match="'huge' returned inf for candidate 0 of image 0"):
+        reward(CANDIDATES, HR)
+
+
+def test_a_graph_of_the_users_ends_at_the_scores():
+    weight = torch.ones((), requires_grad=True)
+
+    def with_graph(candidates: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
+        with torch.enable_grad():
+            return candidates.mean((2, 3, 4)) * weight
+
+    rewards = {"mine": UserReward(with_graph, "mine", "fidelity")}
+    assert not score_candidates(rewards, CANDIDATES, HR)["mine"].requires_grad
+
+
+@pytest.mark.parametrize("text", ["raise SystemExit(0)", "1 / 0"])
+def test_a_file_that_ends_the_program_is_an_error(text: str, tmp_path: Path, monkeypatch):
+    name = f"exits_{abs(hash(text))}"
+    (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    for use in (lambda: load_user_modules([str(tmp_path / f"{name}.py")]),
+                lambda: find_reward(f"{name}.score")):  # fmt: skip
+        with pytest.raises(OptionError, match="SystemExit|ZeroDivisionError"):
+            use()
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError("weights.pth"), SystemExit(0), MemoryError()])
+def test_a_class_that_cannot_be_made_is_one_line(error: BaseException):
+    class Broken:
+        def __init__(self) -> None:
+            raise error
+
+    name = f"broken_{type(error).__name__}"
+    register_reward(name)(Broken)
+    with pytest.raises(OptionError, match=f"'{name}' cannot be made: {type(error).__name__}"):
+        find_reward(name)

@@ -107,3 +107,11 @@ def test_wandb_offline(tmp_path: Path, monkeypatch):
     assert ids[0] == ids[1] and ids[0][1:] == ("gdpo_sr", "my_run")
     files = list((tmp_path / "log" / "wandb").glob("offline-run-*/*.wandb"))
     assert len(files) == 2 and all(file.stat().st_size for file in files)
+
+
+def test_a_link_in_the_place_of_the_log_is_not_followed(tmp_path: Path):
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "a.log").symlink_to(tmp_path / "mine")
+    get_logger(tmp_path / "a.log").info("one line")
+    assert (tmp_path / "mine").read_text() == "mine"
+    assert "one line" in (tmp_path / "a.log").read_text()

@@ -1,0 +1,38 @@
+"""A loader's worker: what it does not hear, and how its end is told."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+from torch.utils.data import Dataset
+
+from gdpo_sr.data.loader import is_lost_worker, make_loader
+
+
+class Witness(Dataset):
+    """Items that say what their process is and whether it hears Ctrl-C."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, draw: int) -> dict[str, int]:
+        blocked = signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        return {"process": os.getpid(), "blocked": int(blocked)}
+
+
+def test_a_worker_does_not_hear_ctrl_c_and_its_death_is_known():
+    """A terminal sends SIGINT to all; a worker that ended by it would take the update with it."""
+    batches = iter(make_loader(Witness(), 1, num_workers=1))
+    item = next(batches)
+    assert int(item["process"]) != os.getpid() and int(item["blocked"])
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    os.kill(int(item["process"]), signal.SIGINT)
+    assert int(next(batches)["process"]) == int(item["process"])
+    os.kill(int(item["process"]), signal.SIGKILL)
+    with pytest.raises(RuntimeError) as told:
+        while True:
+            next(batches)
+    assert is_lost_worker(told.value)
+    assert not is_lost_worker(RuntimeError("shapes do not fit"))
