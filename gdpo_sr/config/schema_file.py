@@ -45,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="gdpo-sr schema", description="Write the JSON schema.")
     parser.add_argument("file", nargs="?", type=Path, default=Path("options/schema.json"))
     file = parser.parse_args(argv).file
+    if file.suffix != ".json" or file.is_dir():
+        parser.error(f"{file}: no JSON file; name one that ends in .json")
     if not file.parent.is_dir():
         parser.error(f"{file}: no folder {file.parent}; run in the repository or name a file")
     write_file(file, schema_text())

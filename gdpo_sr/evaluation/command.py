@@ -9,6 +9,7 @@ from pathlib import Path
 from gdpo_sr.evaluation import tables
 from gdpo_sr.evaluation.folders import Matching, read_inputs
 from gdpo_sr.evaluation.html_report import write_report
+from gdpo_sr.evaluation.outputs import check_outputs
 from gdpo_sr.evaluation.results import (
     Evaluation,
     load_json,
@@ -26,6 +27,7 @@ from gdpo_sr.writer import write_file
 
 def run(args: argparse.Namespace) -> int:
     """Score pictures as `gdpo_sr.evaluate.main` says; its result and its errors."""
+    check_outputs(args)
     evaluation = _evaluation(args)
     baseline = choose_baseline(evaluation, args.baseline)
     _print(evaluation, baseline)
@@ -95,5 +97,5 @@ def _report_problems(evaluation: Evaluation, named: bool) -> int:
         for name, problem in run.problems.items()
     ]
     for line in found:
-        print(printable(line), file=sys.stderr)
+        print(printable(line.replace("\n", "\\n")), file=sys.stderr)
     return 1 if found or (named and any(m.missing for m in evaluation.metrics)) else 0

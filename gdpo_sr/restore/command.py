@@ -28,7 +28,7 @@ from gdpo_sr.restore.contact_sheet import check_sheet, write_sheet
 from gdpo_sr.restore.options import FolderOptions
 from gdpo_sr.restore.plan import Job, by_size
 from gdpo_sr.restore.restore_folder import restore_folder
-from gdpo_sr.restore.settings import Settings, Standing, settings_of, standing
+from gdpo_sr.restore.settings import Settings, Standing, check_kinds, settings_of, standing
 from gdpo_sr.types import OptionError
 from gdpo_sr.utils.devices import checked_device
 from gdpo_sr.utils.lean_imports import quiet_libraries
@@ -69,7 +69,7 @@ def _standing(
     jobs: list[Job], args: argparse.Namespace, settings: Settings, captions: dict[Path, str]
 ) -> Standing:
     """What is to be done: with --overwrite everything, with --skip_existing what is not there."""
-    manifest.check_manifest(Path(args.output))
+    check_kinds(jobs, Path(args.output))
     if args.overwrite:
         return Standing(todo=jobs)
     if args.skip_existing:

@@ -26,7 +26,8 @@ def write_each(jobs: Sequence[Job], make: Callable[[Job, torch.Tensor], torch.Te
         try:
             write_image(job.target, make(job, read_image(job.source)))
         except ImageError as error:
-            problems.append(str(error))
+            named = str(job.source) in str(error) or str(job.target) in str(error)
+            problems.append(str(error) if named else f"{job.source}: {error}")
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     return 1 if problems else 0

@@ -35,9 +35,14 @@ def append(folder: Path, record: dict[str, Any]) -> None:
 
 
 def check_manifest(folder: Path) -> None:
-    """Raise OptionError where a link stands in the manifest's place: it is not followed."""
-    if (folder / NAME).is_symlink():
-        raise OptionError(f"{folder / NAME} is a link and is not followed; remove it")
+    """Raise OptionError where a link stands in the manifest's place, which is not followed, or
+    something else that is no file.
+    """
+    place = folder / NAME
+    if place.is_symlink():
+        raise OptionError(f"{place} is a link and is not followed; remove it")
+    if place.exists() and not place.is_file():
+        raise OptionError(f"{place} is no file; remove it")
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
@@ -49,6 +54,8 @@ def read(folder: Path) -> list[dict[str, Any]]:
         lines = (folder / NAME).read_bytes().splitlines()
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise OptionError(f"cannot read {folder / NAME}: {error.strerror}; mend it") from error
     found = [_record(line) for line in lines]
     return [record for record in found if isinstance(record, dict)]
 

@@ -155,6 +155,9 @@ def _check_places(jobs: list[Job], folder: Path) -> None:
             raise OptionError(f"-o {folder}: {path} is an input; choose another output folder")
         if os.path.commonpath([root, os.path.realpath(path.parent)]) != root:
             raise OptionError(f"-o {folder}: {path.parent} is a link to elsewhere; remove the link")
+        if path.is_dir():
+            raise OptionError(f"-o {folder}: {path} is a folder, and would be a result; move it")
+        output_folder(str(path.parent))
 
 
 def _check_other_folder(sources: Sequence[str], folder: Path) -> None:

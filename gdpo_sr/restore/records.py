@@ -18,6 +18,8 @@ def names(job: Job, options: FolderOptions) -> dict[str, Any]:
     """Which file became which."""
     found: dict[str, Any] = {"file": str(job.source), "output": str(job.target)}
     found["place"] = place_of(job.target, options.folder)
+    if job.heat_map:
+        found["map"] = place_of(job.heat_map, options.folder)
     return {**found, "frame": job.frame} if job.frame else found
 
 

@@ -15,6 +15,7 @@ from gdpo_sr.checkpoints.lora import find_adapter
 from gdpo_sr.generators.base_folder import base_folder, part_folder
 from gdpo_sr.restore import manifest
 from gdpo_sr.restore.plan import Job
+from gdpo_sr.types import OptionError
 from gdpo_sr.version import __version__
 
 Settings = dict[str, Any]
@@ -105,7 +106,7 @@ def standing(
     found = Standing()
     for job in jobs:
         before = made_by.get(place_of(job.target, folder))
-        if not os.path.exists(job.target):
+        if not all(os.path.exists(path) for path in (job.target, job.heat_map) if path):
             found.todo.append(job)
         elif before is None:
             found.unknown.append(job)
@@ -119,8 +120,24 @@ def standing(
 
 def _made_by(folder: Path) -> dict[str, Settings]:
     """The settings of the latest picture under each place in the folder."""
-    done = (r for r in manifest.read(folder) if r.get("status") == "done" and "made_by" in r)
-    return {str(record.get("place")): record["made_by"] for record in done}
+    done = [r for r in manifest.read(folder) if r.get("status") == "done"]
+    known = [r for r in done if isinstance(r.get("made_by"), dict)]
+    return {str(record.get("place")): record["made_by"] for record in known}
+
+
+def check_kinds(jobs: Sequence[Job], folder: Path) -> None:
+    """Raise OptionError where a map would replace a result of an earlier command, or a result a
+    map.
+    """
+    done = [r for r in manifest.read(folder) if r.get("status") == "done"]
+    results, maps = ({str(record.get(key)) for record in done} for key in ("place", "map"))
+    for job in jobs:
+        for path, others, name in ((job.heat_map, results, "result"), (job.target, maps, "map")):
+            if path and path.exists() and place_of(path, folder) in others:
+                raise OptionError(
+                    f"-o {folder}: {path} is the {name} of an earlier command and would be replaced"
+                    "; give another folder"
+                )
 
 
 def place_of(target: Path, folder: Path) -> str:

@@ -96,8 +96,9 @@ def write_pixels(
             content = _encoded(pixels, form, quality, extras)
         write_result(path, content)
     except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error  # without the temporary name
         raise ImageError(
-            f"cannot write {path}: {error}; check the folder and the free space"
+            f"cannot write {path}: {reason}; check the name, the folder and the free space"
         ) from error
 
 

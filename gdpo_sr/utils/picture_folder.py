@@ -64,12 +64,13 @@ def matching_images(pattern: str) -> tuple[Path, list[Path]]:
         DatasetError: there is none.
     """
     parts = Path(pattern).parts
-    plain = next(index for index, part in enumerate(parts) if glob.has_magic(part))
-    root = Path(*parts[:plain])
+    places = [Path(*parts[:index]) for index in range(len(parts))]
+    plain = max(index for index, place in enumerate(places) if place.exists())  # a[1]/*.png
+    root = places[plain]
     if "**" in parts:  # glob itself would go round in circles of links
         found = (p for p in _files(root, True) if _fits(p.relative_to(root).parts, parts[plain:]))
     else:
-        found = (Path(name) for name in glob.iglob(pattern))
+        found = (root / name for name in glob.iglob(str(Path(*parts[plain:])), root_dir=root))
     pictures = sorted(path for path in found if is_picture(path))
     if not pictures:
         raise DatasetError(f"no picture fits the pattern {pattern}; check it, and put it in quotes")

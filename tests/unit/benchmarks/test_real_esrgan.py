@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from benchmarks import real_esrgan
-from gdpo_sr.types import CheckpointError
+from gdpo_sr.types import CheckpointError, OptionError
 from gdpo_sr.utils.basicsr import load
 from gdpo_sr.utils.image_io import read_image, write_image
 
@@ -81,6 +81,14 @@ def test_a_folder_is_restored_and_finished_pictures_are_left_alone(
     assert real_esrgan.main([str(wheel), "-i", str(lr), "-o", str(out)]) == 0
     assert read_image(out / "a.png").shape == (3, 48, 64)
     assert read_image(out / "b.png").shape == (3, 2, 2)
+
+
+def test_originals_stay(network: nn.Module, tmp_path: Path):
+    """a.jpg and -o on its own folder made a.png beside it."""
+    write_image(tmp_path / "a.jpg", torch.rand(3, 12, 16))
+    with pytest.raises(OptionError, match="this is the input folder"):
+        real_esrgan.main(["none.whl", "-i", str(tmp_path), "-o", str(tmp_path)])
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jpg"]
 
 
 def test_the_middle_of_a_picture_does_not_feel_the_border(network: nn.Module):

@@ -471,3 +471,14 @@ def test_schema_file_without_folder(tmp_path, capsys):
     with pytest.raises(SystemExit) as caught:
         schema_file.main([str(tmp_path / "none" / "schema.json")])
     assert caught.value.code == 2 and "no folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["photo.png", "folder.json", "options.yml"])
+def test_the_schema_replaces_nothing_else(tmp_path: Path, name: str, capsys):
+    """`gdpo-sr schema photo.png` overwrote the photo."""
+    place = tmp_path / name
+    place.mkdir() if name == "folder.json" else place.write_text("mine")
+    with pytest.raises(SystemExit):
+        schema_file.main([str(place)])
+    assert "no JSON file; name one that ends in .json" in capsys.readouterr().err
+    assert place.is_dir() or place.read_text() == "mine"

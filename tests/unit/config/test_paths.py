@@ -59,3 +59,13 @@ def test_unwritable_root_is_one_line(tmp_path):
         ExperimentPaths(tmp_path / "file", "a").prepare(OLD, resume=False)
     assert "choose another path.experiments_root" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_folder_that_is_no_run_is_left_alone(tmp_path, resume):
+    """`path.experiments_root: . name: datasets` renamed the folder of photos."""
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(b"x")
+    with pytest.raises(OptionError, match="photos exists and is no run; choose another name"):
+        ExperimentPaths(tmp_path, "photos").prepare(OLD, resume=resume)
+    assert [path.name for path in tmp_path.rglob("*")] == ["photos", "a.jpg"]

@@ -50,6 +50,14 @@ def test_bad_picture_is_told_and_the_others_are_made(script, photos: Path, tmp_p
     assert not (tmp_path / "out" / "a.png").exists()
 
 
+def test_what_goes_wrong_names_the_picture(tmp_path: Path, capsys):
+    """It said that a size is too small to degrade, and not whose."""
+    main = runpy.run_path(str(SCRIPTS / "make_lr.py"))["main"]
+    write_image(tmp_path / "in" / "tiny.png", torch.rand(3, 9, 12))
+    assert main(["-i", str(tmp_path / "in"), "-o", str(tmp_path / "out")]) == 1
+    assert "in/tiny.png: HR size 12x8 is too small to degrade" in capsys.readouterr().err
+
+
 def test_empty_paths(script, photos: Path):
     with pytest.raises(OptionError, match="-o '': give a folder"):
         script(["-i", str(photos), "-o", ""])

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from gdpo_sr.restore import manifest
+from gdpo_sr.restore.plan import Job
+from gdpo_sr.restore.settings import check_kinds, standing
 from gdpo_sr.types import OptionError
 
 
@@ -58,3 +60,52 @@ def test_mode_follows_the_umask(tmp_path: Path):
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / manifest.NAME).stat().st_mode) == 0o664
+
+
+def test_a_folder_in_its_place_is_told(tmp_path: Path):
+    """It ended in a traceback."""
+    (tmp_path / manifest.NAME).mkdir()
+    for use in (manifest.read, lambda folder: manifest.append(folder, {})):
+        with pytest.raises(OptionError, match="manifest.jsonl is no file; remove it"):
+            use(tmp_path)
+
+
+def test_records_of_another_shape_are_unknown(tmp_path: Path):
+    """A manifest that somebody edited ended in a traceback."""
+    job = Job(tmp_path / "in.png", tmp_path / "a.png")
+    (tmp_path / "a.png").write_bytes(b"x")
+    for made_by in ("x", [1], None, 3):
+        manifest.append(tmp_path, {"status": "done", "place": "a.png", "made_by": made_by})
+    assert standing([job], tmp_path, {}, {}).unknown == [job]
+
+
+def test_a_map_that_is_gone_is_made_again(tmp_path: Path):
+    job = Job(tmp_path / "in.png", tmp_path / "a.png", tmp_path / "uncertainty" / "a.png")
+    (tmp_path / "a.png").write_bytes(b"x")
+    made_by = {"input": None, "caption": None}
+    manifest.append(tmp_path, {"status": "done", "place": "a.png", "made_by": made_by})
+    assert standing([job], tmp_path, {}, {}).todo == [job]
+    job.heat_map.parent.mkdir()
+    job.heat_map.write_bytes(b"x")
+    assert standing([job], tmp_path, {}, {}).kept == [job]
+
+
+def test_maps_and_results_of_two_commands(tmp_path: Path):
+    """One folder, first with -r and a folder `uncertainty`, then with --uncertainty: the map took
+    the place of a result; and the other way round.
+    """
+    inner = tmp_path / "uncertainty" / "a.png"
+    with_map, result = Job(tmp_path / "b", tmp_path / "a.png", inner), Job(tmp_path / "c", inner)
+    inner.parent.mkdir()
+    inner.write_bytes(b"x")
+    manifest.append(tmp_path, {"status": "done", "place": "uncertainty/a.png"})
+    check_kinds([result], tmp_path)
+    with pytest.raises(OptionError, match="uncertainty/a.png is the result of an earlier command"):
+        check_kinds([with_map], tmp_path)
+    (tmp_path / manifest.NAME).unlink()
+    manifest.append(tmp_path, {"status": "done", "place": "a.png", "map": "uncertainty/a.png"})
+    check_kinds([with_map], tmp_path)
+    with pytest.raises(OptionError, match="uncertainty/a.png is the map of an earlier command"):
+        check_kinds([result], tmp_path)
+    inner.unlink()
+    check_kinds([result], tmp_path)

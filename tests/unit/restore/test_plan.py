@@ -92,6 +92,34 @@ def test_results_do_not_leave_their_folder(tree: Path, tmp_path: Path):
         plan([str(tree)], str(tmp_path / "out"), recursive=True)
 
 
+def test_what_stands_in_the_way_is_told_before_the_work(tree: Path, tmp_path: Path):
+    """A folder of the name of a result was skipped as if it were one; a file in the place of a
+    folder failed every picture after its restoration.
+    """
+    out = tmp_path / "out"
+    (out / "a.png").mkdir(parents=True)
+    with pytest.raises(OptionError, match="out/a.png is a folder, and would be a result; move it"):
+        plan([str(tree)], str(out))
+    (out / "a.png").rmdir()
+    for name, options in (
+        ("uncertainty", {"naming": Naming(heat_maps=True)}),
+        ("deep", {"recursive": True}),
+    ):
+        (out / name).write_text("mine")
+        with pytest.raises(OptionError, match=f"out/{name}: .*out/{name} is a file"):
+            plan([str(tree)], str(out), **options)
+
+
+def test_a_pattern_in_a_folder_whose_name_has_brackets(tree: Path, tmp_path: Path):
+    tree = tree.rename(tmp_path / "in[1]")
+    for pattern in ("*.png", "**/a.p*"):
+        jobs = plan([f"{tree}/{pattern}"], str(tmp_path / "out"))
+        assert targets(jobs, tmp_path / "out")[0] == "a.png"
+    assert len(jobs) == 2
+    with pytest.raises(DatasetError, match="no picture fits the pattern"):
+        plan([f"{tmp_path}/in[2]/*.png"], str(tmp_path / "out"))
+
+
 def test_links_to_folders_are_followed_once(tree: Path, tmp_path: Path):
     """The same with --recursive and with a pattern; a loop ends."""
     other = tmp_path / "other"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from gdpo_sr.config.load import load_options
 from gdpo_sr.group.hacks import HACKS
 from gdpo_sr.stage2.hack_table import HackTable, table_text
+from gdpo_sr.types import OptionError
 from gdpo_sr.utils.image_io import read_image
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -46,3 +48,15 @@ def test_favourites_are_written_and_what_has_no_gradient_is_named(table: HackTab
     assert written == {"base", "hr", "psnr_y", "texture_energy", "feature_distance", "total"}
     base, best, hr = (read_image(tmp_path / f"{n}.png") for n in ("base", "psnr_y", "hr"))
     assert torch.dist(best, hr) < torch.dist(base, hr)
+
+
+@pytest.mark.parametrize("place", ["datasets/example/val", "datasets/example/val/new"])
+def test_photos_are_not_replaced(place: str, monkeypatch: pytest.MonkeyPatch):
+    """base.png and hr.png went among the photos, or over them."""
+    main = runpy.run_path(str(ROOT / "scripts" / "hack_table.py"))["main"]
+    monkeypatch.chdir(ROOT)
+    before = sorted((ROOT / "datasets" / "example").rglob("*"))
+    for folder, words in ((place, "is a folder of photos; name another"), ("", "give a folder")):
+        with pytest.raises(OptionError, match=words):
+            main(["-opt", "options/gdpo_sr.yml", "--maximised", folder])
+    assert sorted((ROOT / "datasets" / "example").rglob("*")) == before
