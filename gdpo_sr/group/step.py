@@ -23,6 +23,7 @@ from gdpo_sr.group.advantages import (
     total_in_spreads,
 )
 from gdpo_sr.group.errors import Comparison, GroupInputs, at_least_float32, group_inputs
+from gdpo_sr.group.hacks import hack_rows
 from gdpo_sr.group.sample import Group, Sampling, decoded_group, sample_group
 from gdpo_sr.group.score import differentiable_scores, score_group, split_cells
 from gdpo_sr.losses.base import GroupLoss, RewardValues
@@ -113,12 +114,26 @@ class GroupStep:
 
     def _texture(self, hr: torch.Tensor) -> torch.Tensor:
         """rho_d of every picture or cell."""
-        reward, size = self.train.reward, self.train.cell_size
-        pictures = hr if size is None else split_cells(hr, size)
+        size = self.train.cell_size
+        return self._share(hr if size is None else split_cells(hr, size))
+
+    def _share(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Of perception, in the total reward of each picture (N, 3, H, W)."""
+        reward = self.train.reward
         if reward.fixed_perception_weight is not None:
-            return hr.new_full((len(pictures),), reward.fixed_perception_weight)
+            return pictures.new_full((len(pictures),), reward.fixed_perception_weight)
         x = reward.texture
         return texture_share(pictures, x.patch_size, x.threshold, x.grey)
+
+    def liked_hacks(self, group: Group, hr: torch.Tensor) -> dict[str, float]:
+        """Cheap changes of these candidates (`HACKS`) that raise the total reward, and by how many
+        of its spreads in a group.
+        """
+        rng = torch.Generator().manual_seed(0)
+        fix = self.train.reward.color_fix
+        rows = hack_rows(self.rewards, group, hr, self._share(hr), rng, fix)
+        gains = {row.hack: float(row.gains["total"].mean()) for row in rows}
+        return {name: gain for name, gain in gains.items() if gain > 0}
 
     def set_advantages(self, items: list[ScoredGroup], gather: Gather = None) -> None:
         """Advantages of all batches of one update; some need statistics of all of them."""

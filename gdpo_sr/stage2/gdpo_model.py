@@ -15,6 +15,7 @@ from gdpo_sr.checkpoints.load_adapter import continue_adapter
 from gdpo_sr.checkpoints.lora import add_lora, save_lora
 from gdpo_sr.checkpoints.meaning import Meaning, given_in, resume_meaning
 from gdpo_sr.generators.one_step import NO_NOISE
+from gdpo_sr.group.sample import Group
 from gdpo_sr.group.step import GroupStep, ScoredGroup
 from gdpo_sr.losses.preference import PreferenceLoss
 from gdpo_sr.rewards.scoring import check_gradients
@@ -128,8 +129,20 @@ class GDPOModel(BaseModel):
                 group = self.step.sample(batch)
             with self.timer("rewards"):
                 items.append(self.step.score(group, batch.hr))
+                if self.iteration == 0 and batch is batches[0]:
+                    self._warn_of_hacks(group, batch)
         self.step.set_advantages(items, self.accelerator.gather)
         return items
+
+    def _warn_of_hacks(self, group: Group, batch: SRBatch) -> None:
+        liked = self.step.liked_hacks(group, batch.hr)
+        if liked:
+            gains = ", ".join(f"{name} {gain:+.1f}" for name, gain in liked.items())
+            self.logger.warning(
+                "what restores nothing raises the total reward of the first pictures (in spreads "
+                "of a group): %s. Training may learn that; scripts/hack_table.py asks about more",
+                gains,
+            )
 
     def compute_loss(self, item: ScoredGroup) -> LossOutput:
         """Loss of the groups of one batch, and what to log."""

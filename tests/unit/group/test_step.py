@@ -385,3 +385,34 @@ def test_activations_do_not_grow_with_the_group(network):
         return saved_bytes(lambda: step.backward(scored, 1, lambda part: part.backward()))
 
     assert peak(2) < 1.05 * peak(1)
+
+
+class Rough:
+    """A reward of how much neighbours differ: noise is what it likes."""
+
+    kind, weight = "perception", 1.0
+    metric = SimpleNamespace(lower_better=False)
+
+    def __call__(self, candidates: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
+        return candidates.diff(dim=-1).abs().mean((2, 3, 4))
+
+
+def test_cheap_changes_that_the_rewards_like_are_named(network):
+    """Fidelity to the candidates' own mean likes none of them; roughness likes all that is rough.
+    With both, the kinds' shares decide.
+    """
+    images = 0.5 + 0.02 * torch.rand(B, G, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+    images = images.double()
+    group = Group(images[:, 0], ["a", "b"], images, *(torch.zeros(B, G, *LATENT) for _ in range(3)))
+    hr = images.mean(1)
+    rough, close = {"rough": Rough()}, {"close": Brightness("fidelity")}
+
+    def liked(rewards, share: float) -> dict[str, float]:
+        kinds = {"fidelity": {"psnr_y": {"metric": "psnr_y"}}, "fixed_perception_weight": share}
+        return make_step(network, None, rewards, cell_size=8, reward=kinds).liked_hacks(group, hr)
+
+    found = liked(rough, 1.0)
+    assert set(found) == {"noise", "grid", "sharpening"} and min(found.values()) > 1
+    assert liked(close, 0.0).keys() <= {"blur"}
+    assert liked({**close, **rough}, 1.0) == found
+    assert "noise" not in liked({**close, **rough}, 0.0)
