@@ -31,7 +31,8 @@ import torch.nn.functional as F
 from benchmarks.sd_layout import build_sd_layout
 from benchmarks.turns import Times, in_turns, machine
 from gdpo_sr.generators.base_folder import base_folder
-from gdpo_sr.generators.load import load_components, load_text_encoder
+from gdpo_sr.generators.load import load_components
+from gdpo_sr.generators.load_part import load_text_encoder
 from gdpo_sr.pipelines.noise_field import NoiseField, draw_seed
 from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline
 from gdpo_sr.utils.color_fix import wavelet_color_fix

@@ -22,7 +22,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from gdpo_sr.generators.base_folder import EMBEDDED
-from gdpo_sr.generators.load import no_progress_bar
+from gdpo_sr.generators.load_part import no_progress_bar
 
 PROMPT = "clean, high-resolution, 8k"
 TOKENS = 77

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from gdpo_sr.generators.load import no_progress_bar
+from gdpo_sr.generators.load_part import no_progress_bar
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
 from gdpo_sr.writer import new_folder, write_file
 

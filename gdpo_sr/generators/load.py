@@ -4,126 +4,25 @@ over them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from gdpo_sr.generators import single_file
 from gdpo_sr.generators.base_folder import EMBEDDED, Base, base_folder, configs_of, part_folder
-from gdpo_sr.generators.families import AUTOENCODERS, NETWORKS, Family, network_family
+from gdpo_sr.generators.families import network_family
+from gdpo_sr.generators.load_part import (
+    load_network,
+    load_scheduler,
+    load_text_encoder,
+    load_vae,
+    told_as_checkpoint_error,
+)
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
-from gdpo_sr.generators.one_step import OneStepScheduler
-from gdpo_sr.generators.part_config import REMEDY, read_part
+from gdpo_sr.generators.part_config import REMEDY
 from gdpo_sr.generators.prompts import NoPrompts, PromptEncoder
-from gdpo_sr.generators.try_out import told_as_checkpoint_error, try_out
-from gdpo_sr.generators.weight_files import reading
-from gdpo_sr.types import CheckpointError, OptionError
+from gdpo_sr.types import CheckpointError
 from gdpo_sr.utils.json_file import read_object
-
-_UNSUPPORTED = ("trained_betas", "rescale_betas_zero_snr")
-"""Settings of a scheduler that give another noise schedule than `OneStepScheduler` has."""
-
-
-def _load_part(cls: Any, folder: Path, **options: Any) -> torch.nn.Module:
-    """A network with every weight from its file: the libraries would draw missing ones at random.
-
-    Raises:
-        CheckpointError: weights are missing.
-    """
-    network, report = cls.from_pretrained(
-        folder, output_loading_info=True, **reading(folder), **options
-    )
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise CheckpointError(
-            f"'{folder}' lacks {len(missing)} weights of its {cls.__name__}, such as "
-            f"'{missing[0]}': save or copy the model again"
-        )
-    return network
-
-
-@contextmanager
-def no_progress_bar() -> Iterator[None]:
-    """Keep the library's bar, one per text encoder, out of the commands' output."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
-def load_vae(place: Path, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
-    """The autoencoder in a folder, or in the file of a whole model, by the class name in its
-    config.
-    """
-    folder = place if place.is_dir() else configs_of(place) / "vae"
-    return _load_family(_family_in(folder, AUTOENCODERS), place, folder, dtype)
-
-
-def load_network(place: Path, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
-    """The network in a folder, or in the file of a whole model, by the class name in its config."""
-    folder = place if place.is_dir() else configs_of(place) / "unet"
-    family = _family_in(folder, NETWORKS)
-    family.check(read_part(folder), folder)
-    return _load_family(family, place, folder, dtype)
-
-
-def _load_family(family: Any, place: Path, folder: Path, dtype: torch.dtype) -> torch.nn.Module:
-    if place.is_file():
-        return single_file.load_network(family.network, place, folder, dtype)
-    return _load_part(family.network, folder, torch_dtype=dtype)
-
-
-def _family_in(folder: Path, families: dict[str, Family]) -> Family:
-    """The family whose class the config in `folder` names."""
-    name = read_part(folder).get("_class_name")
-    if not isinstance(name, str) or name not in families:
-        raise CheckpointError(f"'{folder}' holds a {name!r:.60}: use one of {', '.join(families)}")
-    return families[name]
-
-
-def load_scheduler(folder: Path) -> OneStepScheduler:
-    """The two timesteps and the noise schedule of the scheduler in `folder`, of whatever class.
-
-    Raises:
-        CheckpointError: its schedule is of a kind that is not supported.
-        OptionError: neither noise nor velocity is predicted.
-    """
-    file = folder / "scheduler_config.json"
-    config = read_part(folder, file.name)
-    for key in filter(config.get, _UNSUPPORTED):
-        raise CheckpointError(
-            f"'{file}': {key} = {config[key]!r:.60} is not supported: use a base with the plain "
-            "schedule of Stable Diffusion"
-        )
-    try:
-        return OneStepScheduler.from_pretrained(folder)
-    except OptionError as error:
-        raise OptionError(f"'{file}': {error}") from error
-
-
-def load_text_encoder(place: Path, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
-    """The text encoder of the base in a folder or file.
-
-    Raises:
-        CheckpointError: it is missing, or its weights do not fit its config.
-    """
-    from transformers import CLIPTextModel
-
-    part = configs_of(place) / "text_encoder"
-    read_part(part)
-    if place.is_file():
-        with told_as_checkpoint_error(place), no_progress_bar():
-            return single_file.load_text_encoder(place, configs_of(place), dtype)
-    with told_as_checkpoint_error(part), no_progress_bar():
-        return _load_part(CLIPTextModel, part, dtype=dtype, attn_implementation="sdpa")
 
 
 def load_components(
@@ -157,7 +56,7 @@ def load_components(
     parts["scheduler"].set_timesteps_pair(t_add, t_diff)
     folder = base_folder(base, revision)
     parts |= _load_text(folder, dtype, parts["unet"], unet)
-    _check_use(_generator_over(parts), folder, unet, vae)
+    _try_out(_generator_over(parts), folder, unet, vae)
     return parts
 
 
@@ -178,7 +77,7 @@ def load_generator(
     if network_family(parts["unet"]).text_width(parts["unet"]) is not None:
         parts |= _load_text(folder, dtype, parts["unet"], unet)
     generator = build_generator(parts)
-    _check_use(generator, folder, unet, vae)
+    _try_out(generator, folder, unet, vae)
     return generator
 
 
@@ -225,12 +124,25 @@ def _load_text(
     return {"text_encoder": text_encoder, "tokenizer": tokenizer}
 
 
-def _check_use(
+@torch.no_grad()
+def _try_out(
     generator: NoiseAwareGenerator, folder: Path, unet: str | Path | None, vae: str | Path | None
 ) -> None:
-    """`try_out`, but of embedded bases, which are tested with the package."""
-    if folder not in EMBEDDED.values() or unet is not None or vae is not None:
-        try_out(generator, folder)
+    """Restore a small picture, all zeros: configs from anywhere may hold values that show only
+    here. Embedded bases are tested with the package.
+
+    Raises:
+        CheckpointError: it is not restored, or to another size.
+    """
+    if folder in EMBEDDED.values() and unet is None and vae is None:
+        return
+    with told_as_checkpoint_error(folder):
+        side = 2 * generator.size_multiple  # the smallest leaves some norms a single value
+        black = torch.zeros(1, 3, side, side, dtype=generator.vae.dtype)
+        noise = torch.zeros(generator.latent_shape(black), dtype=generator.unet.dtype)
+        result = generator(black, noise)
+        if result.shape != black.shape:
+            raise ValueError(f"{side} x {side} pixels become {tuple(result.shape[2:])}")
 
 
 def _check_latents(unet: Any, vae: Any, unet_folder: Path, vae_folder: Path) -> None:

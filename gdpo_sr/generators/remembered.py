@@ -4,6 +4,8 @@ that were found less than one.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
@@ -25,3 +27,21 @@ def modules_of(network: nn.Module, kind: type[Kind]) -> list[Kind]:
 def forget(network: nn.Module) -> None:
     """Call this when adapters were added or removed."""
     _KNOWN.pop(network, None)
+
+
+@contextmanager
+def without_dropout(network: nn.Module) -> Iterator[None]:
+    """Inside, `network` is without the dropout that trains its adapters."""
+    found = (
+        modules_of(network, nn.Dropout)
+        if hasattr(network, "peft_config")
+        else [m for m in network.modules() if isinstance(m, nn.Dropout)]
+    )
+    layers = [m for m in found if m.training]
+    for layer in layers:
+        layer.eval()
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.train()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from gdpo_sr.generators.load import no_progress_bar
+from gdpo_sr.generators.load_part import no_progress_bar
 from gdpo_sr.types import CheckpointError
 
 Tagger = Callable[[torch.Tensor], str]

@@ -116,15 +116,10 @@ def hack_rows(
 
 
 def maximised(
-    score: Callable[[torch.Tensor], torch.Tensor],
-    images: torch.Tensor,
-    steps: int = 60,
-    size: float = 1 / 255,
+    score: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor, steps: int
 ) -> torch.Tensor:
     """What `score`, pictures (N, 3, H, W) in [0, 1] -> (N,), likes best, found by its gradient from
-    `images`; a step moves a pixel by `size` in the mean square.
-
-    Steps get smaller towards the end.
+    `images`; a step moves a pixel by 1 / 255 in the mean square, less towards the end.
 
     Raises:
         OptionError: the gradient is 0 or not finite.
@@ -136,6 +131,6 @@ def maximised(
         if not gradient.isfinite().all() or not gradient.any():
             raise OptionError("its gradient is 0 or not finite: nothing can be maximised")
         length = gradient.square().mean((1, 2, 3), keepdim=True).sqrt().clamp(min=1e-12)
-        moved = found.detach() + size * (1 - step / steps) * gradient / length
+        moved = found.detach() + (1 - step / steps) / 255 * gradient / length
         found = moved.clamp(0, 1)
     return found

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from gdpo_sr.checkpoints.lora import adapters_disabled
-from gdpo_sr.generators.dropout import without_dropout
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
+from gdpo_sr.generators.remembered import without_dropout
 from gdpo_sr.shared_random import draw_rows
 from gdpo_sr.types import SRBatch
 

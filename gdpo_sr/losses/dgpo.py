@@ -92,7 +92,7 @@ class DGPOLoss(PreferenceLoss):
         omega = self.fixed or self.scale.omega(margin, errors.reference)
         output = dgpo_loss(errors.policy, errors.reference, clipped, omega)
         logs = {**output.logs, "omega": torch.as_tensor(omega)}
-        if self.kl_weight == 0 or errors.drift is None:
+        if errors.drift is None:
             return LossOutput(output.loss, logs)
         kl = errors.drift.mean()
         return LossOutput(output.loss + self.kl_weight * kl, {**logs, "kl": kl.detach()})

@@ -34,12 +34,16 @@ def mixed_errors(errors: GroupErrors, mix: float) -> tuple[torch.Tensor, torch.T
     Raises:
         ValueError: the errors are without drift.
     """
-    if errors.drift is None:
-        raise ValueError("diffusion_nft needs the drift: give GroupErrors with it")
-    gain, bend = mix * (errors.policy - errors.reference), mix * errors.drift
+    gain, bend = mix * (errors.policy - errors.reference), mix * _drift(errors)
     positive = errors.reference + gain - (1 - mix) * bend
     negative = errors.reference - gain + (1 + mix) * bend
     return positive.clamp(min=0), negative.clamp(min=0)
+
+
+def _drift(errors: GroupErrors) -> torch.Tensor:
+    if errors.drift is None:
+        raise ValueError("diffusion_nft needs the drift: give GroupErrors with it")
+    return errors.drift
 
 
 def diffusion_nft_loss(
@@ -109,6 +113,6 @@ class DiffusionNFTLoss(GroupLoss):
     ) -> LossOutput:
         """Arguments and result as `GroupLoss`; logs `kl` too."""
         output = diffusion_nft_loss(errors, advantages, self.mix, self.advantage_clip)
-        kl = errors.drift.mean() if errors.drift is not None else errors.policy.new_zeros(())
+        kl = _drift(errors).mean()
         logs = {**output.logs, "kl": kl.detach()}
         return LossOutput(output.loss + self.kl_weight * kl, logs)

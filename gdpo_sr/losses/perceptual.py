@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from gdpo_sr.metrics.registry import differentiable_metric
+from gdpo_sr.metrics.registry import differentiable_metric, trial_pictures
 from gdpo_sr.types import LossOutput, MetricError
+from gdpo_sr.utils.json_file import reason_of
 
 _EXAMPLES = "lpips-vgg, ms_ssim, ssim, gmsd, nlpd"
 
@@ -19,9 +20,9 @@ class PerceptualLoss(nn.Module):
 
     Args:
         name: `psnr_y`, `ssim_y` or any name of pyiqa.
+        size: side in pixels of the pictures of training, at which the metric is tried out.
         device: where it is computed.
         options: for pyiqa.
-        size: side in pixels of the pictures of training, at which the metric is tried out.
 
     Raises:
         MetricError: unknown metric, missing weights, or no gradient at this size.
@@ -30,9 +31,9 @@ class PerceptualLoss(nn.Module):
     def __init__(
         self,
         name: str,
+        size: int,
         device: str = "cpu",
         options: Mapping[str, Any] | None = None,
-        size: int = 192,
     ) -> None:
         super().__init__()
         self.name = name
@@ -55,17 +56,13 @@ class PerceptualLoss(nn.Module):
 
     def _check_gradient(self, size: int, device: str) -> None:
         """Try it on pictures that differ by noise."""
-        rng = torch.Generator().manual_seed(0)
-        hr = torch.rand(1, 3, size // 8 + 1, size // 8 + 1, generator=rng)
-        hr = nn.functional.interpolate(hr, size=(size, size), mode="bilinear") * 0.8 + 0.1
-        noise = 0.05 * torch.randn(hr.shape, generator=rng)
-        images = (hr + noise).clamp(0, 1).to(device).requires_grad_()
+        hr, images = (part.to(device) for part in trial_pictures(size))
+        images.requires_grad_()
         try:
-            loss = self(images, hr.to(device)).loss
+            loss = self(images, hr).loss
             gradient = torch.autograd.grad(loss, images)[0]
         except Exception as error:  # pyiqa names no class: too small a picture, or numpy inside
-            reason = " ".join(str(error).split())[:120] or type(error).__name__
-            raise MetricError(self._unusable(size, reason)) from error
+            raise MetricError(self._unusable(size, reason_of(error))) from error
         if not gradient.isfinite().all() or not gradient.any():
             raise MetricError(self._unusable(size, "its gradient is 0 or not finite"))
 

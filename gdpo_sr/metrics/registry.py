@@ -165,6 +165,13 @@ def differentiable_metric(name: str, device: str = "cpu", **options: Any) -> nn.
     return _build(theirs, device, {**merged, **scores}).requires_grad_(False)
 
 
+def trial_pictures(size: int, count: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    """A picture (1, 3, size, size) and `count` noisy ones, to see whether there is a gradient."""
+    rng = torch.Generator().manual_seed(0)
+    hr = torch.rand(1, 3, size, size, generator=rng) * 0.8 + 0.1
+    return hr, (hr + 0.05 * torch.randn(count, 3, size, size, generator=rng)).clamp(0, 1)
+
+
 def _build(
     theirs: str, device: str, options: Mapping[str, Any], allow_download: bool = True
 ) -> Any:

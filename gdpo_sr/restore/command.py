@@ -18,7 +18,8 @@ from gdpo_sr.checkpoints.meaning import Meaning, base_of, read_meaning
 from gdpo_sr.checkpoints.pixel_semantic import load_pixel_semantic
 from gdpo_sr.data.captions import file_captions
 from gdpo_sr.generators.base_folder import base_folder
-from gdpo_sr.generators.load import load_generator, load_text_encoder
+from gdpo_sr.generators.load import load_generator
+from gdpo_sr.generators.load_part import load_text_encoder
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
 from gdpo_sr.pipelines.picture_inputs import check_arguments
 from gdpo_sr.pipelines.restorer import RestoreOptions, Restorer

@@ -31,7 +31,7 @@ MARGIN = 0.01
 
 
 @lru_cache(maxsize=64)
-def sobel_of_enlarged(length: int, every: int = 1) -> tuple[torch.Tensor, ...]:
+def sobel_of_enlarged(length: int, every: int) -> tuple[torch.Tensor, ...]:
     """Smoothing (64 / every, length) and differences of bilinear enlargement to 64, replicated
     border, Sobel taps, in units of a bin's width.
 
@@ -48,7 +48,7 @@ def sobel_of_enlarged(length: int, every: int = 1) -> tuple[torch.Tensor, ...]:
     return smooth[taken], steps / BIN_WIDTH, place
 
 
-def squared_gradients(patches: torch.Tensor, every: tuple[int, int] = (1, 1)) -> torch.Tensor:
+def squared_gradients(patches: torch.Tensor, every: tuple[int, int]) -> torch.Tensor:
     """Squared Sobel magnitude, in widths of a bin, of patches (N, h, w), grey in [0, 1], enlarged.
 
     `every` takes each so-manieth row and column of the enlarged patch only: (64 / every[0], 64 /
@@ -143,16 +143,12 @@ def steepest(patches: torch.Tensor) -> torch.Tensor:
     return torch.hypot(step_x * width, step_y * height) * (8 / ENLARGED / BIN_WIDTH)
 
 
-def surely_flat(patches: torch.Tensor) -> torch.Tensor:
-    """Patches (N, h, w) whose gradients must all fall into the first bin (entropy 0); bool (N,)."""
-    return steepest(patches) < 0.999
-
-
 def is_textured(patches: torch.Tensor, threshold: float) -> torch.Tensor:
     """`patch_complexity` > threshold for patches (N, h, w); bool (N,).
 
-    The complexity itself is computed only where neither bound decides, of patches in the order of
-    their steepness: those computed together have few bins or many.
+    Where none is as steep as a bin is wide, all gradients fall into the first bin: entropy 0. The
+    complexity itself is computed only where neither bound decides, of patches in the order of their
+    steepness: those computed together have few bins or many.
     """
     textured = torch.full((len(patches),), threshold < 0, device=patches.device)
     height, order = steepest(patches).sort()

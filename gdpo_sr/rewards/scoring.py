@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import torch
 
+from gdpo_sr.metrics.registry import trial_pictures
 from gdpo_sr.rewards.base import Reward, check_shapes
 from gdpo_sr.types import GDPOSRError, MetricError, OptionError
 
@@ -74,13 +75,11 @@ def check_gradients(rewards: Mapping[str, Reward], size: int, device: str) -> No
     Raises:
         OptionError: one has no gradient.
     """
-    rng = torch.Generator().manual_seed(0)
-    hr = torch.rand(1, 3, size, size, generator=rng) * 0.8 + 0.1
-    noise = 0.05 * torch.randn(1, 2, 3, size, size, generator=rng)
-    candidates = (hr[:, None] + noise).to(device).requires_grad_()
+    hr, images = (part.to(device) for part in trial_pictures(size, 2))
+    candidates = images[None].requires_grad_()
     for name, reward in rewards.items():
         if reward.weight > 0:
-            scores = score_with_gradient(name, reward, candidates, hr.to(device))
+            scores = score_with_gradient(name, reward, candidates, hr)
             [gradient] = torch.autograd.grad(scores.sum(), candidates)
             if not gradient.isfinite().all() or not gradient.any():
                 raise OptionError(_no_gradient(name, "it is 0 or not finite"))

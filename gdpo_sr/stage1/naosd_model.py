@@ -96,7 +96,7 @@ class NAOSDModel(BaseModel):
     def _build_perceptual(self) -> dict[str, PerceptualLoss]:
         o, device = self.options, str(self.accelerator.device)
         return {
-            name: PerceptualLoss(p.metric, device, p.options, o.datasets.train.gt_size)
+            name: PerceptualLoss(p.metric, o.datasets.train.gt_size, device, p.options)
             for name, p in o.train.losses.perceptual.items()
             if p.weight > 0
         }

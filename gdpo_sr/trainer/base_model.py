@@ -18,7 +18,7 @@ from tqdm import tqdm
 from gdpo_sr.config.paths import ExperimentPaths
 from gdpo_sr.config.schema import Options
 from gdpo_sr.data.loader import is_lost_worker, make_loader
-from gdpo_sr.generators.dropout import without_dropout
+from gdpo_sr.generators.remembered import without_dropout
 from gdpo_sr.trainer.build_data import build_degradation, build_training_set
 from gdpo_sr.trainer.health import Health, causes_of
 from gdpo_sr.trainer.optimization import NetworkUpdate

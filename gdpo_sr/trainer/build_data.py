@@ -20,7 +20,8 @@ from gdpo_sr.data.online_dataset import OnlineDataset
 from gdpo_sr.data.paired_dataset import PairedDataset
 from gdpo_sr.data.validation import make_validation_set
 from gdpo_sr.generators.base_folder import base_folder
-from gdpo_sr.generators.load import build_generator, load_components, load_text_encoder
+from gdpo_sr.generators.load import build_generator, load_components
+from gdpo_sr.generators.load_part import load_text_encoder
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
 from gdpo_sr.metrics import Metric, create_metric
 from gdpo_sr.rewards.base import Reward

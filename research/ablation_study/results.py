@@ -15,7 +15,7 @@ from typing import Any
 
 from ablation_study.plan import Common, Job
 from gdpo_sr.config.schema import NetworkOptions
-from gdpo_sr.generators.load import base_folder
+from gdpo_sr.generators.base_folder import base_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ROOT / "research" / "evidence" / "scores.jsonl"

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from gdpo_sr import OneStepSRPipeline
 from gdpo_sr.data.validation import make_validation_set
-from gdpo_sr.generators.load import base_folder
+from gdpo_sr.generators.base_folder import base_folder
 from gdpo_sr.metrics import create_metric
 
 VAL = Path(__file__).resolve().parents[2] / "datasets" / "example" / "val"

@@ -14,6 +14,12 @@ REASONS: dict[str, tuple[str, ...]] = {
         "advantages.py: return draw_rows(torch.rand, shape, rng).argsort(-1) | -1 -> 1",
         "group/advantages.py: return {name: values.gather(-1, order.to(values.device))"
         " for name, values in scores.items()} | -1 -> 1",
+        "group/hacks.py: spreads = {name: finite_std(scores, -1) for name, scores in"
+        " before.items()} | -1 -> 1",
+        "group/hacks.py: gains = {k: (gap / (spreads[k] + 1e-8)).mean(-1) for k, gap in"
+        " gaps.items()} | -1 -> 1",
+        'group/hacks.py: gains["total"] = total_in_spreads(gaps, spreads, texture, rewards)'
+        ".mean(-1) | -1 -> 1",
         "group/step.py: spread = finite_std(batch if gather is None else gather(batch), -1).mean()"
         " | -1 -> 1",
         "group/step.py: spreads = {name: finite_std(s.detach(), -1) for name, s in scores.items()}"
@@ -83,14 +89,60 @@ REASONS: dict[str, tuple[str, ...]] = {
         "losses/preference.py: output = preference_loss(margin, omega, weights)"
         " | preference_loss(margin, omega, weights) -> preference_loss(omega, margin, weights)",
     ),
-    "any noise serves to see whether there is a gradient, and any multiple of the gradient": (
-        "rewards/scoring.py: rng = torch.Generator().manual_seed(0) | 0 -> 1",
-        "rewards/scoring.py: candidates = (hr[:, None] + noise).to(device).requires_grad_()"
-        " | hr[:, None] + noise -> hr[:, None] - noise",
+    "any multiple of a gradient serves to see whether there is one": (
         "rewards/scoring.py: [gradient] = torch.autograd.grad(scores.sum(), candidates)"
         " | scores.sum -> scores.mean",
     ),
-    "a squared difference, and the larger of two types, are symmetric": (
+    "normal noise is as likely with the other sign, and a step's length is set": (
+        "group/hacks.py: return images + LEVEL * draw_noise(tuple(images.shape), rng,"
+        " images.device, images.dtype) | images + LEVEL * draw_noise(tuple(images.shape), rng,"
+        " images.device, images.dtype) -> images - LEVEL * draw_noise(tuple(images.shape), rng,"
+        " images.device, images.dtype)",
+        "group/hacks.py: [gradient] = torch.autograd.grad(score(found).sum(), found)"
+        " | score(found).sum -> score(found).mean",
+    ),
+    "a bound, or how many are worked on at once: what is not decided by it is computed": (
+        "rewards/patch_texture.py: FEW_BINS = 8 | 8 -> 9",
+        "rewards/patch_texture.py: GENTLE = 4 | 4 -> 5",
+        "rewards/patch_texture.py: SAMPLES = 2**18 | 18 -> 19",
+        "rewards/patch_texture.py: SAMPLES = 2**18 | 2 -> 3",
+        "rewards/patch_texture.py: parts = patches.split(SAMPLES * share // total)"
+        " | SAMPLES * share // total -> SAMPLES * share * total",
+        "rewards/patch_texture.py: parts = patches.split(SAMPLES // ENLARGED**2)"
+        " | ENLARGED**2 -> ENLARGED*2",
+        "rewards/patch_texture.py: parts = patches.split(SAMPLES // ENLARGED**2)"
+        " | SAMPLES // ENLARGED**2 -> SAMPLES * ENLARGED**2",
+        "rewards/patch_texture.py: return (_counts_of_few if used <= FEW_BINS else"
+        " _counts_of_many)(squares, used) | used <= FEW_BINS -> used < FEW_BINS",
+        "rewards/patch_texture.py: rough = order[height >= 0.999]"
+        " | height >= 0.999 -> height > 0.999",
+        "rewards/patch_texture.py: steep = order[height >= GENTLE]"
+        " | height >= GENTLE -> height > GENTLE",
+        "rewards/patch_texture.py: taken = slice(every // 2, None, every) | 2 -> 3",
+        "rewards/patch_texture.py: textured[steep] = least_complexity(patches[steep]) > threshold"
+        " | least_complexity(patches[steep]) > threshold"
+        " -> least_complexity(patches[steep]) >= threshold",
+        "rewards/patch_texture.py: total, share = ENLARGED**2, SPARSE[0] * SPARSE[1] | 0 -> 1",
+    ),
+    "one more bin that is empty": (
+        "rewards/patch_texture.py: reaching = squares.new_zeros(used + 1, squares.shape[1])"
+        " | 1 -> 2",
+        "rewards/patch_texture.py: used = int(squares.max().sqrt()) + 1 if len(patches) else 1"
+        " | 1 -> 2",
+    ),
+    "the mean over a patch of one pixel is the pixel": (
+        "losses/energy_score.py: return F.avg_pool2d(values, size, stride=max(size // 2, 1)) if"
+        " size > 1 else values | size > 1 -> size >= 1",
+    ),
+    "a step there and back is as large as there": (
+        "rewards/patch_texture.py: step_x = patches.diff(dim=2, prepend=patches[:, :, :1]).abs()"
+        ".amax((1, 2)) | 1 -> 2",
+        "rewards/patch_texture.py: step_y = patches.diff(dim=1, prepend=patches[:, :1]).abs()"
+        ".amax((1, 2)) | 1 -> 2",
+    ),
+    "a difference's size, and the larger of two types, are symmetric": (
+        "losses/reconstruction.py: return LossOutput(_ERRORS[kind](images, hr))"
+        " | _ERRORS[kind](images, hr) -> _ERRORS[kind](hr, images)",
         "group/errors.py: drift = self._distance(prediction, self.anchor)"
         " | self._distance(prediction, self.anchor) -> self._distance(self.anchor, prediction)",
         "group/errors.py: return self._distance(prediction, self.wanted)"

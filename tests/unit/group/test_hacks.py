@@ -7,8 +7,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from gdpo_sr.group.hacks import GRID, HACKS, LEVEL, blurred, hack_rows, maximised
+from gdpo_sr.group.hacks import HACKS, blurred, hack_rows, maximised
 from gdpo_sr.group.sample import Group
+from gdpo_sr.types import OptionError
+
+LEVEL, GRID = 5 / 255, 4
 
 
 def rng() -> torch.Generator:
@@ -27,6 +30,7 @@ def test_blur_keeps_the_mean_and_flat_pictures():
     offsets = torch.arange(21.0) - 10
     assert float(found.sum()) == pytest.approx(1, abs=1e-5)
     assert float((found.sum(0) * offsets.square()).sum()) == pytest.approx(0.64, abs=0.02)
+    assert (found.sum(0) > 0).sum() == 7  # three deviations to each side, rounded up
     torch.testing.assert_close(blurred(grey(), 1.5), grey())
 
 
@@ -51,6 +55,16 @@ def test_sharpening_is_the_opposite_of_blur():
     sharp, soft = (HACKS[name](edge, rng())[0, 0, 8] for name in ("sharpening", "blur"))
     assert sharp.max() > 0.61 and sharp.min() < 0.49
     assert soft[12] - soft[11] < 0.06 and 0.5 <= soft.min() and soft.max() <= 0.6 + 1e-6
+
+
+def test_blur_and_sharpening_of_a_point():
+    """Second moments: a Gaussian of deviation 0.8, and twice a point less one of 1.5."""
+    point = torch.zeros(1, 3, 21, 21)
+    point[..., 10, 10] = 1
+    offsets = torch.arange(21.0) - 10
+    for name, expected in (("blur", 0.8**2), ("sharpening", -(1.5**2))):
+        rows = HACKS[name](point, rng())[0, 0].sum(0)
+        assert float((rows * offsets.square()).sum()) == pytest.approx(expected, rel=0.05)
 
 
 class Brightness:
@@ -88,9 +102,35 @@ def test_gains_are_in_spreads_of_the_group():
     assert float(gains["blur"]["total"]) == pytest.approx(0, abs=1e-3)
 
 
+def test_changed_pictures_stay_pictures():
+    """White and nearly white candidates: a red cast of 5 levels gains nothing, or one level."""
+    images = torch.stack([torch.full((3, 16, 24), v / 255) for v in (255.0, 254.0)])[None]
+    rewards = {"bright": Brightness("fidelity")}
+    rows = hack_rows(rewards, group_of(images), grey(), torch.tensor([0.0]), rng())
+    [gain] = [row.gains["bright"] for row in rows if row.hack == "colour_cast"]
+    assert float(gain) == pytest.approx(0.5 / 0.5**0.5, rel=1e-3)  # of a spread of 0.5**0.5 levels
+
+
 def test_the_favourite_of_a_known_reward():
     """-(distance from white of the first row): 60 steps get it there, other rows stay."""
     start = grey()
     found = maximised(lambda x: -(x[..., 0, :] - 1).square().mean((1, 2)), start, steps=60)
     assert found[..., 0, :].min() > 0.95 and torch.equal(found[..., 1:, :], start[..., 1:, :])
     assert not found.requires_grad and torch.equal(start, grey())
+
+
+def test_a_step_moves_each_picture_by_one_level():
+    """However steep the score of a picture is; the second of two steps is half as long. Nothing
+    leaves the range.
+    """
+    start = torch.cat([grey(), grey()])
+    weights = torch.tensor([1.0, 100.0])
+    found = maximised(lambda x: weights * x.mean((1, 2, 3)), start, 2)
+    torch.testing.assert_close(found, start + 1.5 / 255)
+    assert maximised(lambda x: x.mean((1, 2, 3)), torch.full_like(start, 0.999), 3).max() == 1
+
+
+@pytest.mark.parametrize("factor", [0.0, float("nan")])
+def test_what_cannot_be_maximised(factor: float):
+    with pytest.raises(OptionError, match="its gradient is 0 or not finite"):
+        maximised(lambda x: factor * x.mean((1, 2, 3)), grey(), 2)

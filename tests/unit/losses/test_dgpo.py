@@ -23,6 +23,19 @@ def test_by_hand():
     assert float(output.loss) == pytest.approx((weight * 0.25 - 0.5 * 0.025) / 2, rel=1e-6)
     assert float(output.logs["weight"]) == pytest.approx((weight + 0.5) / 2, rel=1e-6)
     assert float(output.logs["logit"]) == pytest.approx(-0.3, rel=1e-6)
+    assert output.logs["won"] == 0
+    assert dgpo_loss(POLICY, REFERENCE, -ADVANTAGES, omega=4.0).logs["won"] == 0.5
+    assert (
+        dgpo_loss(POLICY, REFERENCE, ADVANTAGES).loss
+        == dgpo_loss(POLICY, REFERENCE, ADVANTAGES, 100.0).loss
+    )
+
+
+def test_margin_by_hand():
+    """2 S / G: S = 0.3 and 0, G = 2."""
+    margin, weights = LOSSES.get("dgpo")().margin(GroupErrors(POLICY, REFERENCE), ADVANTAGES, None)
+    torch.testing.assert_close(margin, torch.tensor([0.3, 0.0]))
+    assert weights is None
 
 
 @pytest.mark.parametrize("shape", [(3, 6), (3, 6, 2, 2)])
@@ -59,3 +72,12 @@ def test_distance_from_the_reference():
 def test_automatic_omega_keeps_the_logits_near_one():
     output = LOSSES.get("dgpo")("auto")(GroupErrors(POLICY, REFERENCE), ADVANTAGES)
     assert float(output.logs["logit_abs"]) == pytest.approx(1, rel=1e-5)
+
+
+def test_automatic_omega_of_a_policy_that_has_not_moved():
+    """All errors of a group are larger alike, so S = 0: |S| counts as 4e-4 of the mean reference
+    error, (0.7 + 0.5 + 0.2 + 0.3) / 4 = 0.425.
+    """
+    errors = GroupErrors(REFERENCE + 1, REFERENCE)
+    omega = LOSSES.get("dgpo")("auto")(errors, torch.tensor([[1.0, -1.0]] * 2)).logs["omega"]
+    assert float(omega) == pytest.approx(2 / (4e-4 * 0.425), rel=1e-3)

@@ -45,8 +45,28 @@ def test_by_hand():
     errors = GroupErrors((p - x).square(), (o - x).square(), (p - o).square())
     positive, negative = mixed_errors(errors, 1.0)
     assert positive.tolist() == [[1, 9]] and negative.tolist() == [[9, 1]]
-    loss = diffusion_nft_loss(errors, torch.tensor([[2.0, -1.0]]), 1.0, 2.0).loss
-    assert float(loss) == pytest.approx(2 * (1 + 0.25 * 3 + 0.75 * 1) / 2)
+    for best in (2.0, 5.0):  # no advantage counts for more than the clip
+        output = diffusion_nft_loss(errors, torch.tensor([[best, -1.0]]), 1.0, 2.0)
+        assert float(output.loss) == pytest.approx(2 * (1 + 0.25 * 3 + 0.75 * 1) / 2)
+        assert float(output.logs["good"]) == (1 + 0.25) / 2
+    assert diffusion_nft_loss(errors, torch.ones(1, 2)).loss == 0
+
+
+def test_small_errors_and_what_rounding_makes_negative():
+    """Candidate -0.2, reference 0.1, policy 0.3: the answers 0.3 and -0.1 err by 0.25 and 0.01."""
+    errors = GroupErrors(*(torch.tensor([[v]]) for v in (0.25, 0.09, 0.04)))
+    found = torch.cat(mixed_errors(errors, 1.0), 1)
+    torch.testing.assert_close(found, torch.tensor([[0.25, 0.01]]))
+    below = GroupErrors(*(torch.tensor([[v]]) for v in (-1e-9, 0.0, 0.0)))
+    assert mixed_errors(below, 1.0)[0] == 0
+
+
+def test_the_defaults_are_those_of_the_options():
+    p, o, x = answers()
+    errors, advantages = errors_of(p, o, x), torch.tensor([[1.0, -0.5, 0.2, -0.7]] * 2).double()
+    plain = diffusion_nft_loss(errors, advantages).loss
+    assert plain == diffusion_nft_loss(errors, advantages, 1.0, 5.0).loss
+    assert plain == LOSSES.get("diffusion_nft")()(errors, advantages).loss
 
 
 def test_first_gradient_is_that_of_advantages():

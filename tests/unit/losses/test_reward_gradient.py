@@ -14,6 +14,7 @@ def test_by_hand():
     output = reward_gradient_loss(values, torch.tensor([[2.0], [4.0]]), 0.5)
     assert output.loss.item() == pytest.approx(1.5 - 1.5)
     assert output.logs["value"] == 1.5 and output.logs["kl"] == 3
+    assert reward_gradient_loss(values, torch.ones(2, 1)).loss == -1.5  # no drift unless asked
     output.loss.backward()
     assert values.grad.tolist() == [[-0.25, -0.25], [0, -0.25]]
 

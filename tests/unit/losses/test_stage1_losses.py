@@ -84,6 +84,30 @@ def test_what_cannot_be_a_loss(name: str, size: int, message: str):
     assert "\n" not in str(caught.value)
 
 
+class Own(torch.nn.Module):
+    """A metric without a reference that gives `factor` times the brightness."""
+
+    lower_better, metric_mode = True, "NR"
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.factor * images.mean((1, 2, 3))
+
+
+@pytest.mark.parametrize("factor", [0.0, float("nan"), 1.0])
+def test_a_gradient_of_0_or_of_no_number_is_refused(monkeypatch, factor: float):
+    monkeypatch.setattr("gdpo_sr.losses.perceptual.differentiable_metric", lambda *_: Own(factor))
+    if factor == 1:
+        images, hr = pictures()
+        assert PerceptualLoss("own", SIDE)(images, hr).loss == images.mean((1, 2, 3)).mean()
+        return
+    with pytest.raises(MetricError, match="its gradient is 0 or not finite"):
+        PerceptualLoss("own", SIDE)
+
+
 # Energy score ------------------------------------------------------------------------------------
 
 
@@ -154,3 +178,68 @@ def test_parts_add_up_and_beta_rewards_a_difference():
     parts = spread.logs["pixels"] + spread.logs["gradients"] + 0.03 * spread.logs["latents"]
     torch.testing.assert_close(spread.loss, parts)
     assert spread.loss < plain.loss
+
+
+def plain_patches(values: torch.Tensor, size: int) -> list[torch.Tensor]:
+    """Patches of one picture (1, C, H, W) at half-patch strides."""
+    step, (height, width) = max(size // 2, 1), values.shape[-2:]
+    places = itertools.product(range(0, height - size + 1, step), range(0, width - size + 1, step))
+    return [values[..., y : y + size, x : x + size] for y, x in places]
+
+
+def plain_score(
+    outputs: tuple[torch.Tensor, torch.Tensor],
+    truth: torch.Tensor,
+    beta: torch.Tensor,
+    sizes: tuple,
+) -> float:
+    """Mean over sizes of the mean over patches, patch by patch."""
+    found = []
+    for size in sizes:
+        first, second, between, weights = (
+            plain_patches(x, size)
+            for x in (outputs[0] - truth, outputs[1] - truth, outputs[0] - outputs[1], beta)
+        )
+        norms = [
+            [float(x.square().mean() + 1e-6) ** 0.5 for x in differences]
+            for differences in (first, second, between)
+        ]
+        rows = zip(*norms, map(torch.mean, weights), strict=True)
+        found.append(sum((a + b - float(w) * c) / 2 for a, b, c, w in rows) / len(first))
+    return sum(found) / len(found)
+
+
+def plain_weight(truth: torch.Tensor, beta: float) -> torch.Tensor:
+    """From the deviation of the grey values within 4 pixels; 10 of 255 levels are texture."""
+    grey, (height, width) = truth[0].mean(0), truth.shape[-2:]
+    weight = torch.empty(1, 1, height, width)
+    for y, x in itertools.product(range(height), range(width)):
+        near = grey[max(y - 4, 0) : y + 5, max(x - 4, 0) : x + 5]
+        weight[..., y, x] = beta * min(float(near.std(correction=0)) / (10 / 127.5), 1)
+    return weight
+
+
+def plain_gradients(x: torch.Tensor) -> torch.Tensor:
+    across, down = x.diff(dim=-1)[..., :-1, :], x.diff(dim=-2)[..., :-1]
+    return torch.cat([across, down], 1)
+
+
+def test_the_parts_by_their_definition():
+    """Pixels in patches of 1, 4 and 16, gradients of 2 and 8, latents of 1 and 4; the picture is
+    smooth at one side and textured at the other.
+    """
+    hr = 0.15 * draw(1, 3, 20, 28) * torch.linspace(0, 1, 28)
+    images = (hr + 0.2 * draw(*hr.shape, seed=1), hr + 0.3 * draw(*hr.shape, seed=2))
+    latents = tuple(draw(1, 12, 5, 7, seed=seed) for seed in (3, 4, 5))
+    logs = energy_score_loss(images, hr, latents[:2], latents[2], 0.75).logs
+    weight = plain_weight(hr, 0.75)
+    assert weight.min() < 0.1 and weight.max() == 0.75
+    coarse = weight.unflatten(-1, (7, 4)).unflatten(-3, (5, 4)).mean((-3, -1))
+    edges = tuple(plain_gradients(x) for x in images)
+    expected = {
+        "pixels": plain_score(images, hr, weight, (1, 4, 16)),
+        "gradients": plain_score(edges, plain_gradients(hr), weight[..., :-1, :-1], (2, 8)),
+        "latents": plain_score(latents[:2], latents[2], coarse, (1, 4)),
+    }
+    for name, value in expected.items():
+        assert float(logs[name]) == pytest.approx(value, rel=1e-4), name

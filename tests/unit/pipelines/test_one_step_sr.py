@@ -11,7 +11,7 @@ from PIL import Image
 
 from gdpo_sr import OneStepSRPipeline
 from gdpo_sr.checkpoints.lora import add_lora, lora_parameters, merge_lora, save_lora
-from gdpo_sr.generators.load import load_text_encoder
+from gdpo_sr.generators.load_part import load_text_encoder
 from gdpo_sr.generators.one_step import OneStepScheduler
 from gdpo_sr.pipelines.noise_field import NoiseField, draw_seed
 from gdpo_sr.types import CheckpointError, ImageError, OptionError
