@@ -3,6 +3,7 @@
 Source: Wang et al., "Real-ESRGAN" (2021), section 3.4 and figure 2. Kernels, noise strength, noise
 colour and JPEG quality are drawn per picture; resize factors, interpolation modes, kind of noise
 and the order of the last steps per batch, with several processes for the batch of all of them.
+Everything is drawn first, then done by `gdpo_sr.data.degradation_steps`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gdpo_sr.config.degradation import (
@@ -22,6 +22,7 @@ from gdpo_sr.config.degradation import (
     StageOptions,
     light_degradation,
 )
+from gdpo_sr.data.degradation_steps import Blur, Jpeg, Noise, Resize, Step, apply_steps
 from gdpo_sr.data.draws import (
     chance,
     child_generators,
@@ -37,7 +38,6 @@ from gdpo_sr.utils.basicsr import load
 
 _MODES = ("area", "bilinear", "bicubic")
 _BEST_QUALITY = 99.9  # at 100 the quantisation tables of DiffJPEG are 0 and the division gives NaN
-_LUMA = (0.2989, 0.587, 0.114)
 
 
 class RealESRGANDegradation:
@@ -77,19 +77,28 @@ class RealESRGANDegradation:
         if self.light is not None and chance(self.options.light_prob, generator):
             return self.light(hr, generator)
         self._check(hr)
-        lr_size = (hr.shape[-2] // self.scale, hr.shape[-1] // self.scale)
-        first, second = self.options.first, self.options.second
-        image = self._blur(hr.float(), first, generator)
-        image = _resize(image, _scaled(hr.shape[-2:], _draw_factor(first, generator)), generator)
-        image = self._jpeg(_add_noise(image, first, generator), first, generator)
-        image = self._blur(image, second, generator)
-        image = _resize(image, _scaled(lr_size, _draw_factor(second, generator)), generator)
-        image = _add_noise(image, second, generator)
+        steps = self._draw(hr, generator)
+        return (apply_steps(steps, hr.float()).clamp(0, 1) * 255).round() / 255
+
+    def _draw(self, hr: Tensor, generator: torch.Generator) -> list[Step]:
+        """What is done to the pictures of a batch; nothing of it depends on their pixels."""
+        first, second, count = self.options.first, self.options.second, len(hr)
+        size = hr.shape[-2:]
+        small = (size[0] // self.scale, size[1] // self.scale)
+        steps: list[Step] = [
+            *self._blur(count, first, generator),
+            _resize(_scaled(size, _draw_factor(first, generator)), generator),
+            _noise(count, first, generator),
+            self._jpeg(hr, first, generator),
+            *self._blur(count, second, generator),
+            _resize(_scaled(small, _draw_factor(second, generator)), generator),
+            _noise(count, second, generator),
+        ]
         if chance(0.5, generator):
-            image = self._jpeg(self._finish(image, lr_size, generator), second, generator)
-        else:
-            image = self._finish(self._jpeg(image, second, generator), lr_size, generator)
-        return (image.clamp(0, 1) * 255).round() / 255
+            steps += self._finish(count, small, generator)
+            return [*steps, self._jpeg(hr, second, generator)]
+        steps.append(self._jpeg(hr, second, generator))
+        return steps + self._finish(count, small, generator)
 
     def _check(self, hr: Tensor) -> None:
         if hr.ndim != 4 or hr.shape[1] != 3 or not hr.is_floating_point():
@@ -113,27 +122,21 @@ class RealESRGANDegradation:
         smallest = math.ceil((reach + 1) / self.options.first.resize_range[0])
         return math.ceil(max(smallest, reach * self.scale) / self.scale) * self.scale
 
-    def _blur(self, image: Tensor, stage: StageOptions, generator: torch.Generator) -> Tensor:
+    def _blur(self, count: int, stage: StageOptions, generator: torch.Generator) -> list[Step]:
         if not chance(stage.blur_prob, generator):
-            return image
+            return []
         mix, sizes = self.options.kernel_mix, self.options.kernel_size_range
-        kernels = _draw_kernels(len(image), generator, draw_blur_kernel, stage, mix, sizes)
-        return _filter(image, kernels)
+        return [_kernels(count, generator, draw_blur_kernel, stage, mix, sizes)]
 
-    def _finish(self, image: Tensor, size: tuple[int, int], generator: torch.Generator) -> Tensor:
+    def _finish(self, count: int, size: tuple[int, int], generator: torch.Generator) -> list[Step]:
         """Resize to the LR size, then the final sinc filter."""
         probability, sizes = self.options.final_sinc_prob, self.options.kernel_size_range
-        image = _resize(image, size, generator)
-        kernels = _draw_kernels(len(image), generator, draw_final_kernel, probability, sizes)
-        return _filter(image, kernels)
+        resize = _resize(size, generator)
+        return [resize, _kernels(count, generator, draw_final_kernel, probability, sizes)]
 
-    def _jpeg(self, image: Tensor, stage: StageOptions, generator: torch.Generator) -> Tensor:
-        quality = uniform_per_sample(len(image), stage.jpeg_range, generator).flatten()
-        quality = quality.clamp(max=_BEST_QUALITY).to(image.device)
-        height, width = image.shape[-2:]
-        # Whole 16-pixel blocks with repeated edges, as encoders do: DiffJPEG's zeros tint the edge.
-        blocks = F.pad(image.clamp(0, 1), (0, -width % 16, 0, -height % 16), mode="replicate")
-        return self._codec(image.device)(blocks, quality=quality)[..., :height, :width]
+    def _jpeg(self, hr: Tensor, stage: StageOptions, generator: torch.Generator) -> Jpeg:
+        quality = uniform_per_sample(len(hr), stage.jpeg_range, generator).flatten()
+        return Jpeg(quality.clamp(max=_BEST_QUALITY), self._codec(hr.device))
 
     def _codec(self, device: torch.device) -> nn.Module:
         """DiffJPEG on `device`; copied, for basicsr shares its tables between all instances."""
@@ -143,34 +146,11 @@ class RealESRGANDegradation:
         return self._jpeg_by_device[device]
 
 
-def _draw_kernels(
+def _kernels(
     count: int, generator: torch.Generator, draw: Callable[..., Tensor], *settings: Any
-) -> list[Tensor]:
+) -> Blur:
     everything = range(count * share_of(generator)[1])
-    return own_rows([draw(*settings, generator) for _ in everything], generator)
-
-
-def _filter(image: Tensor, kernels: list[Tensor]) -> Tensor:
-    """Each picture by its own kernel, borders mirrored; on a CPU one by one with OpenCV, which
-    takes a tenth of the time of torch's grouped convolution there.
-    """
-    if image.device.type == "cpu":
-        return torch.stack([filter_picture(*pair) for pair in zip(image, kernels, strict=True)])
-    stacked = torch.stack(kernels).to(image.device)
-    return load("basicsr.utils.img_process_util").filter2D(image.contiguous(), stacked)
-
-
-def filter_picture(picture: Tensor, kernel: Tensor) -> Tensor:
-    """A picture (3, H, W) on the CPU by a kernel (k, k), k odd, whose zero margin costs nothing."""
-    import cv2
-
-    used = kernel.nonzero()
-    middle = len(kernel) // 2
-    reach = int((used - middle).abs().max()) if len(used) else 0
-    inner = kernel[middle - reach : middle + reach + 1, middle - reach : middle + reach + 1]
-    pixels = picture.permute(1, 2, 0).contiguous().numpy()
-    found = cv2.filter2D(pixels, -1, inner.contiguous().numpy(), borderType=cv2.BORDER_REFLECT_101)
-    return torch.from_numpy(found).permute(2, 0, 1)
+    return Blur(own_rows([draw(*settings, generator) for _ in everything], generator))
 
 
 def _draw_factor(stage: StageOptions, generator: torch.Generator) -> float:
@@ -183,46 +163,14 @@ def _scaled(size: tuple[int, ...], factor: float) -> tuple[int, int]:
     return max(1, int(size[0] * factor)), max(1, int(size[1] * factor))
 
 
-def _resize(image: Tensor, size: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """Resize without anti-aliasing in a drawn mode: the aliasing is part of the degradation."""
-    mode = _MODES[integer(0, len(_MODES) - 1, generator)]
-    if tuple(image.shape[-2:]) == size:
-        return image
-    return F.interpolate(image, size=size, mode=mode)
+def _resize(size: tuple[int, int], generator: torch.Generator) -> Resize:
+    return Resize(size, _MODES[integer(0, len(_MODES) - 1, generator)])
 
 
-def _add_noise(image: Tensor, stage: StageOptions, generator: torch.Generator) -> Tensor:
-    """Gaussian or Poisson noise (one kind per batch), coloured or grey per picture."""
-    image = image.clamp(0, 1)
+def _noise(count: int, stage: StageOptions, generator: torch.Generator) -> Noise:
+    """One kind per batch, coloured or grey per picture."""
     gaussian = chance(stage.gaussian_noise_prob, generator)
-    draw = _gaussian_noise if gaussian else _poisson_noise
     bounds = stage.noise_range if gaussian else stage.poisson_scale_range
-    strength = uniform_per_sample(len(image), bounds, generator)
-    is_grey = uniform_per_sample(len(image), (0.0, 1.0), generator) < stage.gray_noise_prob
-    pictures = image.to(generator.device)
-    sources = child_generators(len(image), generator)
-    drawn = []
-    for picture, pixels, only_grey in zip(pictures, sources, is_grey.flatten(), strict=True):
-        grey = draw(_grey(picture), pixels)  # drawn always: what comes after stays the same
-        drawn.append(grey.expand_as(picture) if only_grey else draw(picture, pixels))
-    noise = strength * torch.stack(drawn)
-    return (image + noise.to(image.device)).clamp(0, 1)
-
-
-def _gaussian_noise(picture: Tensor, generator: torch.Generator) -> Tensor:
-    noise = torch.randn(picture.shape, generator=generator, device=generator.device)
-    return noise / 255
-
-
-def _poisson_noise(picture: Tensor, generator: torch.Generator) -> Tensor:
-    """Shot noise; white has as many photons as the picture has 8-bit levels, as in basicsr."""
-    levels = (picture * 255).round()
-    picture = levels / 255
-    count = int((torch.bincount(levels.flatten().int(), minlength=256) > 0).sum())
-    photons = 2 ** math.ceil(math.log2(count))
-    return torch.poisson(picture * photons, generator=generator) / photons - picture
-
-
-def _grey(picture: Tensor) -> Tensor:
-    weights = torch.tensor(_LUMA, dtype=picture.dtype, device=picture.device).view(3, 1, 1)
-    return (picture * weights).sum(dim=0, keepdim=True)
+    strength = uniform_per_sample(count, bounds, generator)
+    is_grey = uniform_per_sample(count, (0.0, 1.0), generator) < stage.gray_noise_prob
+    return Noise(gaussian, strength, is_grey, child_generators(count, generator))

@@ -10,14 +10,17 @@ import torch
 from pydantic import ValidationError
 
 from gdpo_sr.config.degradation import DegradationOptions
-from gdpo_sr.data.degradations import (
-    RealESRGANDegradation,
-    _add_noise,
-    _filter,
-    _gaussian_noise,
-    _grey,
-    _poisson_noise,
+from gdpo_sr.data import degradation_steps
+from gdpo_sr.data.degradation_steps import (
+    Blur,
+    Jpeg,
+    Resize,
+    apply_steps,
+    gaussian_noise,
+    grey_of,
+    poisson_noise,
 )
+from gdpo_sr.data.degradations import RealESRGANDegradation, _noise
 from gdpo_sr.data.draws import chance, child_generators, generator_for, uniform_per_sample
 from gdpo_sr.types import ImageError
 from gdpo_sr.utils.basicsr import load
@@ -35,6 +38,16 @@ def hr() -> torch.Tensor:
 
 def degrade(hr: torch.Tensor, seed: int, **options: object) -> torch.Tensor:
     return RealESRGANDegradation(DegradationOptions(**options))(hr, generator_for(seed))
+
+
+def with_noise(image: torch.Tensor, stage, rng: torch.Generator) -> torch.Tensor:
+    return apply_steps([_noise(len(image), stage, rng)], image)
+
+
+@pytest.fixture
+def batched(monkeypatch):
+    """The form for a GPU, on this CPU."""
+    monkeypatch.setattr(degradation_steps, "_on_cpu", lambda image: False)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -115,10 +128,10 @@ def test_grey_noise_is_equal_in_all_channels(kind):
         DegradationOptions(first={"gray_noise_prob": p, "gaussian_noise_prob": kind}).first
         for p in (1.0, 0.0)
     )
-    noise = _add_noise(image, grey, generator_for(1)) - image
+    noise = with_noise(image, grey, generator_for(1)) - image
     assert noise.abs().max() > 0
     torch.testing.assert_close(noise[:, 0], noise[:, 2], rtol=0, atol=1e-6)
-    noise = _add_noise(image, colour, generator_for(1)) - image
+    noise = with_noise(image, colour, generator_for(1)) - image
     assert not torch.allclose(noise[:, 0], noise[:, 2], atol=1e-3)
 
 
@@ -127,7 +140,7 @@ def test_gaussian_noise_has_the_asked_sigma():
         first={"gaussian_noise_prob": 1.0, "noise_range": (10, 10), "gray_noise_prob": 0.0}
     ).first
     image = torch.full((1, 3, 128, 128), 0.5)
-    noise = (_add_noise(image, stage, generator_for(0)) - image) * 255
+    noise = (with_noise(image, stage, generator_for(0)) - image) * 255
     assert noise.std().item() == pytest.approx(10, rel=0.02)
 
 
@@ -135,7 +148,7 @@ def test_poisson_noise_has_the_variance_of_its_photon_count():
     """Two levels give 2 photons at white, so white has variance 2 / 2**2 = 0.5 and black none."""
     image = torch.zeros(1, 128, 256)
     image[..., 128:] = 1.0
-    noise = _poisson_noise(image, generator_for(0))
+    noise = poisson_noise(image, generator_for(0))
     assert noise[..., :128].abs().max() == 0
     assert noise[..., 128:].var().item() == pytest.approx(0.5, rel=0.05)
 
@@ -261,9 +274,11 @@ def test_kernel_mix_needs_a_kernel():
         DegradationOptions.model_validate({"kernel_mix": weights})
 
 
-@pytest.mark.parametrize("kind", ["blur", "sinc", "pulse", "delta"])
+@pytest.mark.parametrize("kind", ["blur", "sinc", "pulse", "delta", "separable", "turned"])
 def test_opencv_filters_as_torch_does(kind: str):
-    """Mirrored borders, correlation, whole kernels and those with a zero margin."""
+    """Mirrored borders, correlation, whole kernels, those with a zero margin and products of a
+    column and a row.
+    """
     rng = torch.Generator().manual_seed(3)
     picture = torch.rand(2, 3, 40, 33, generator=rng)
     kernels = [torch.rand(21, 21, generator=rng) for _ in range(2)]
@@ -274,9 +289,57 @@ def test_opencv_filters_as_torch_does(kind: str):
         mask = torch.zeros(21, 21)
         mask[10 - reach : 11 + reach, 10 - reach : 11 + reach] = 1
         kernels = [kernel * mask for kernel in kernels]
+    if kind == "separable":
+        kernels = [torch.outer(kernel[0], kernel[1]) for kernel in kernels]
+    if kind == "turned":
+        kernels = [kernel + kernel.T + torch.eye(21) for kernel in kernels]
     kernels = [kernel / kernel.abs().sum() for kernel in kernels]
     expected = load("basicsr.utils.img_process_util").filter2D(picture, torch.stack(kernels))
-    torch.testing.assert_close(_filter(picture, kernels), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(apply_steps([Blur(kernels)], picture), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("mode", ["area", "bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [(64, 96), (20, 33), (83, 101), (64, 40)])
+def test_sizes_are_torchs(hr, mode: str, size: tuple[int, int]):
+    """OpenCV keeps the places of pixels in float32, so the two agree to 1e-4."""
+    expected = torch.nn.functional.interpolate(hr, size=size, mode=mode)
+    found = apply_steps([Resize(size, mode)], hr)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+def test_jpeg_is_diffjpegs(hr):
+    """Of several qualities in one batch, sides that are no whole blocks."""
+    pictures = hr[:1, :, :50, :70].repeat(5, 1, 1, 1)
+    quality = torch.tensor([20.0, 49.0, 60.0, 82.5, 95.0])
+    codec = RealESRGANDegradation()._codec(torch.device("cpu"))
+    found = apply_steps([Jpeg(quality, codec)], pictures)
+    blocks = torch.nn.functional.pad(pictures, (0, 10, 0, 14), mode="replicate")
+    expected = codec(blocks, quality=quality.clone())[..., :50, :70]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert (found - pictures).abs().mean() > 0.01  # it does compress
+    assert quality[0] == 20.0
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_picture_alone_is_what_it_is_in_the_batched_form(hr, seed: int, request):
+    """The whole degradation; Poisson noise, which may start from other levels, is left out."""
+    stage = {"gaussian_noise_prob": 1.0}
+    found = degrade(hr, seed, first=stage, second=stage)
+    request.getfixturevalue("batched")
+    apart = (degrade(hr, seed, first=stage, second=stage) - found).abs() * 255
+    assert apart.max() < 4 and (apart > 0.5).float().mean() < 0.01
+
+
+def test_poisson_noise_has_the_same_statistics_in_both_forms(hr, request):
+    stage = {"gaussian_noise_prob": 0.0}
+
+    def moments() -> torch.Tensor:
+        results = [degrade(hr, seed, first=stage, second=stage) for seed in range(16)]
+        return torch.stack([torch.stack([r.mean(), r.std()]) for r in results]).mean(0)
+
+    found = moments()
+    request.getfixturevalue("batched")
+    torch.testing.assert_close(found, moments(), atol=2e-3, rtol=0)
 
 
 @pytest.mark.parametrize("gaussian", [True, False])
@@ -286,16 +349,16 @@ def test_noise_is_drawn_as_before(gaussian: bool):
         update={"gaussian_noise_prob": float(gaussian), "gray_noise_prob": 0.5}
     )
     pictures = torch.rand(6, 3, 20, 20, generator=torch.Generator().manual_seed(5))
-    found = _add_noise(pictures, stage, torch.Generator().manual_seed(6))
+    found = with_noise(pictures, stage, torch.Generator().manual_seed(6))
     rng = torch.Generator().manual_seed(6)
     chance(float(gaussian), rng)
     bounds = stage.noise_range if gaussian else stage.poisson_scale_range
     strength = uniform_per_sample(6, bounds, rng)
     is_grey = uniform_per_sample(6, (0.0, 1.0), rng) < 0.5
     assert 0 < is_grey.sum() < 6
-    draw = _gaussian_noise if gaussian else _poisson_noise
+    draw = gaussian_noise if gaussian else poisson_noise
     sources = zip(pictures, child_generators(6, rng), strict=True)
-    drawn = [(draw(_grey(p), g), draw(p, g)) for p, g in sources]
+    drawn = [(draw(grey_of(p), g), draw(p, g)) for p, g in sources]
     grey, coloured = (torch.stack(kind) for kind in zip(*drawn, strict=True))
     noise = strength * torch.where(is_grey, grey, coloured)
     assert torch.equal(found, (pictures + noise).clamp(0, 1))
@@ -304,7 +367,7 @@ def test_noise_is_drawn_as_before(gaussian: bool):
 def test_photons_count_the_levels():
     """2 to the power that covers the number of 8-bit levels, as torch.unique counts them."""
     levels = torch.tensor([0.0, 0.1, 0.1, 0.5, 1.0]).repeat(3, 4, 1)
-    found = _poisson_noise(levels, torch.Generator().manual_seed(0))
+    found = poisson_noise(levels, torch.Generator().manual_seed(0))
     rounded = (levels * 255).round() / 255
     expected = torch.poisson(rounded * 4, generator=torch.Generator().manual_seed(0)) / 4 - rounded
     assert torch.equal(found, expected)
