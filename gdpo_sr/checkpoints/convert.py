@@ -4,7 +4,6 @@ this package's layout.
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -31,16 +30,6 @@ UNET_TARGETS, ENCODER_TARGETS = UNetFamily.lora_targets, AutoencoderKLFamily.lor
 CONV_IN_TOLERANCE = 5e-3
 """Relative L2 distance within which a base's `conv_in` is the one that stage 2 started from; the
 rounding of bfloat16 is 2e-3, training moves it by far more."""
-_UNREADABLE = (
-    pickle.UnpicklingError,
-    RuntimeError,
-    EOFError,
-    ValueError,
-    LookupError,
-    AttributeError,
-    TypeError,
-    OSError,
-)
 
 
 class Place(NamedTuple):
@@ -60,7 +49,7 @@ def read_checkpoint(path: Path) -> ReleasedCheckpoint:
         raise CheckpointError(f"'{path}' is no file: {REMEDY}, or a folder with unet/ and vae/")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
+    except Exception as error:  # each reader that torch chooses has exceptions of its own
         raise CheckpointError(
             f"'{path}' holds no tensors that can be read safely ({type(error).__name__}): {REMEDY}"
         ) from error
@@ -152,11 +141,11 @@ def load_base(place: Place, **parts: Path) -> NoiseAwareGenerator:
     return build_generator(load_components(place.base, place.revision, **parts))
 
 
-def merged_parts(folder: Path, place: Place) -> NoiseAwareGenerator:
-    """The base with its UNet, its VAE, or both replaced by those in `folder`.
+def parts_in(folder: Path) -> dict[str, Path]:
+    """The UNet, the VAE, or both in a folder, by name.
 
     Raises:
-        CheckpointError: `folder` holds neither, or of another size than the base.
+        CheckpointError: `folder` holds neither.
     """
     parts = {
         part: folder / part for part in ("unet", "vae") if (folder / part / "config.json").is_file()
@@ -166,7 +155,16 @@ def merged_parts(folder: Path, place: Place) -> NoiseAwareGenerator:
             f"'{folder}' holds neither unet/config.json nor vae/config.json: give the folder with "
             "the released unet/ and vae/"
         )
-    return load_base(place, **parts)
+    return parts
+
+
+def merged_parts(folder: Path, place: Place) -> NoiseAwareGenerator:
+    """The base with its UNet, its VAE, or both replaced by those in `folder`.
+
+    Raises:
+        CheckpointError: `folder` holds neither, or of another size than the base.
+    """
+    return load_base(place, **parts_in(folder))
 
 
 def convert_folder(folder: Path, output: Path, place: Place, given: Mapping[str, Any]) -> None:
@@ -175,6 +173,7 @@ def convert_folder(folder: Path, output: Path, place: Place, given: Mapping[str,
     Args:
         given: t_add, t_diff and prompt; None: those of the released model.
     """
+    parts_in(folder)
     if place.base is None:
         raise OptionError(
             f"'{folder}' holds networks only: name the base that the other parts come from with "

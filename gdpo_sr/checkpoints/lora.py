@@ -185,6 +185,8 @@ def find_adapter(place: str | Path) -> Path:
     Raises:
         CheckpointError: there is none.
     """
+    if not place or not isinstance(place, (str, Path)):
+        raise CheckpointError(f"lora = {place!r}: name a run folder or an adapter folder")
     place = Path(place)
     for folder in (place, place / "models" / "lora_latest", place / "lora_latest"):
         if (folder / CONFIG_FILE).is_file() and (folder / WEIGHTS_FILE).is_file():

@@ -21,6 +21,7 @@ from gdpo_sr.evaluation.scoring import evaluate
 from gdpo_sr.evaluation.summary import choose_baseline, summary_record
 from gdpo_sr.metrics import PROTOCOLS, make_protocol
 from gdpo_sr.types import OptionError
+from gdpo_sr.utils.devices import checked_device
 from gdpo_sr.utils.text import printable
 from gdpo_sr.writer import write_file
 
@@ -57,6 +58,7 @@ def _evaluation(args: argparse.Namespace) -> Evaluation:
     if sources:
         protocol = _protocol(args, parts)
         matching = Matching(args.recursive, args.allow_missing)
+        checked_device(args.device)
         parts.append(
             evaluate(sources, args.gt, protocol, args.device, args.allow_download, matching)
         )

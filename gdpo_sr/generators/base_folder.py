@@ -36,9 +36,12 @@ def mirrors(base: Base) -> list[str]:
     Raises:
         CheckpointError: there is none.
     """
-    places = [base] if isinstance(base, (str, Path)) else list(base)
-    if not places:
-        raise CheckpointError("base is an empty list: name 'mini', a folder or a hub id")
+    places = [base] if isinstance(base, (str, Path)) else base
+    if not isinstance(places, Sequence) or isinstance(places, bytes):
+        raise CheckpointError(f"base = {base!r}: name 'mini', a folder or a hub id")
+    if not places or "" in places:
+        kind = "an empty name" if places else "an empty list"
+        raise CheckpointError(f"base is {kind}: name 'mini', a folder or a hub id")
     return [str(place) for place in places]
 
 

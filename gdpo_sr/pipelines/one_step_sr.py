@@ -24,7 +24,7 @@ from gdpo_sr.pipelines.noise_field import draw_seed
 from gdpo_sr.pipelines.picture_inputs import Picture, check_arguments, check_kinds, to_tensors
 from gdpo_sr.pipelines.restorer import RestoreOptions, Restorer, RestoreReport, RowSink
 from gdpo_sr.types import CheckpointError, OptionError
-from gdpo_sr.utils.resample import Frame, frame_for
+from gdpo_sr.utils.resample import Frame, frame_for, too_large
 
 
 @dataclass
@@ -174,8 +174,10 @@ class OneStepSRPipeline(AdapterMethods, DiffusionPipeline):
             ImageError: a picture cannot be used, or the model gives no finite result for it.
         """
         # 1. Check
-        check_arguments(scale, num_candidates, color_fix, output_type, tile, tile_overlap)
-        check_kinds(generator, prompt)
+        check_arguments(
+            scale, num_candidates, color_fix, output_type, tile, tile_overlap, batch_size
+        )
+        check_kinds(generator, prompt, size)
         options = RestoreOptions(t_add, prompt, color_fix, tile, tile_overlap, batch_size)
         pictures = to_tensors(image)
         frames = [frame_for(*picture.shape[-2:], scale, size) for picture in pictures]
@@ -215,7 +217,10 @@ class _Canvas:
     def __init__(self, pictures: int, candidates: int, frame: Frame, output_type: str) -> None:
         shape = (pictures * candidates, 3, frame.height, frame.width)
         self._kind = output_type
-        self._rows = torch.empty(shape, dtype=torch.uint8 if output_type == "pil" else None)
+        try:
+            self._rows = torch.empty(shape, dtype=torch.uint8 if output_type == "pil" else None)
+        except RuntimeError as error:
+            raise too_large(frame) from error
 
     def put(self, top: int, rows: torch.Tensor) -> None:
         flat = rows.flatten(0, 1)

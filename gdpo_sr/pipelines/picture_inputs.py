@@ -19,8 +19,15 @@ MAX_SCALE = 64
 
 def check_scale(scale: float) -> None:
     """Raise OptionError for a size of the result that is none, or out of all proportion."""
-    if not 0 < scale <= MAX_SCALE:
-        raise OptionError(f"scale = {scale}: use a number above 0 and at most {MAX_SCALE}")
+    is_number = isinstance(scale, (int, float, np.number)) and not isinstance(scale, bool)
+    if not is_number or not 0 < scale <= MAX_SCALE:
+        raise OptionError(f"scale = {scale!r}: use a number above 0 and at most {MAX_SCALE}")
+
+
+def _check_whole(name: str, value: object, smallest: int) -> None:
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not whole or value < smallest:
+        raise OptionError(f"{name} = {value!r}: use {smallest} or more, a whole number")
 
 
 def check_arguments(
@@ -30,11 +37,15 @@ def check_arguments(
     output_type: str,
     tile: int | None,
     tile_overlap: int,
+    batch_size: int = 1,
 ) -> None:
     """Raise OptionError for what `OneStepSRPipeline.__call__` cannot take, without a model."""
     check_scale(scale)
-    if num_candidates < 1:
-        raise OptionError(f"num_candidates = {num_candidates}: use 1 or more")
+    _check_whole("num_candidates", num_candidates, 1)
+    _check_whole("batch_size", batch_size, 1)
+    _check_whole("tile_overlap", tile_overlap, 0)
+    if tile is not None:
+        _check_whole("tile", tile, 0)
     if color_fix not in COLOR_FIXES:
         raise OptionError(f"color_fix = {color_fix!r}: use one of {', '.join(COLOR_FIXES)}")
     if output_type not in OUTPUT_TYPES:
@@ -46,14 +57,21 @@ def check_arguments(
         )
 
 
-def check_kinds(generator: object, prompt: object) -> None:
-    """Raise OptionError for lists: there is one source of noise and one prompt for all pictures."""
+def check_kinds(generator: object, prompt: object, size: object) -> None:
+    """Raise OptionError for lists: there is one source of noise and one prompt for all pictures;
+    and for a size that is no pair.
+    """
     if not isinstance(generator, (torch.Generator, type(None))):
         raise OptionError(
             f"generator = a {type(generator).__name__}: give one torch.Generator for all pictures"
         )
     if not isinstance(prompt, (str, type(None))):
         raise OptionError(f"prompt = a {type(prompt).__name__}: give one text for all pictures")
+    if size is not None:
+        if not isinstance(size, (tuple, list)) or len(size) != 2:
+            raise OptionError(f"size = {size!r}: give (height, width) in pixels")
+        _check_whole("size[0]", size[0], 1)
+        _check_whole("size[1]", size[1], 1)
 
 
 def to_tensors(image: Picture | list[Picture]) -> list[torch.Tensor]:
@@ -85,6 +103,9 @@ def _to_tensor(image: Picture) -> torch.Tensor:
             f"a picture cannot be a {type(image).__name__}: give a path, a PIL picture, a tensor, "
             "an array, or a list of these"
         )
+    is_text = isinstance(image, np.ndarray) and image.dtype.kind not in "biufc"
+    if is_text or (isinstance(image, torch.Tensor) and image.is_meta):
+        raise ImageError(f"a picture of type {image.dtype} has no numbers: give RGB in [0, 1]")
     if image.dtype in (np.uint8, torch.uint8):
         image = image / np.float32(255) if isinstance(image, np.ndarray) else image / 255
     if isinstance(image, np.ndarray):

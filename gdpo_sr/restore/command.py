@@ -216,6 +216,9 @@ def _score(name: str, device: torch.device) -> Score:
 
 def _check(args: argparse.Namespace) -> None:
     """Raise OptionError for contradictions, before anything is read."""
+    for name in ("lora", "unet", "vae", "select", "device", "preview"):
+        if getattr(args, name) == "":
+            raise OptionError(f"--{name} '': give a name, or leave the option out")
     check_arguments(args.scale, args.candidates, args.color_fix, "pt", args.tile, args.tile_overlap)
     combined = bool(args.select) + args.mean
     if args.select and args.mean:
@@ -229,6 +232,8 @@ def _check(args: argparse.Namespace) -> None:
         raise OptionError("--select, --mean and --uncertainty need --candidates 2 or more")
     if not args.lora and (args.pixel_scale, args.semantic_scale) != (1, 1):
         raise OptionError("--pixel_scale and --semantic_scale need --lora: one of PiSA-SR")
+    if not args.lora and args.lora_scale != 1:
+        raise OptionError(f"--lora_scale {args.lora_scale:g} needs --lora: name the LoRA")
     if args.bit_depth == 16 and args.format not in ("png", "tif"):
         raise OptionError(f"--bit_depth 16: --format {args.format} has 8 bits; use png or tif")
     if not 1 <= args.quality <= 100 or args.batch < 1:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import ExifTags, Image, ImageDraw, ImageFont
 
 from gdpo_sr.restore.plan import Job
 from gdpo_sr.types import ImageError, OptionError
-from gdpo_sr.utils.image_io import read_image, write_image
+from gdpo_sr.utils.image_decode import decode
+from gdpo_sr.utils.image_io import read_image, write_pixels
 from gdpo_sr.utils.picture_formats import check_size
 
 SIDE = 240  # of a small picture
@@ -20,19 +20,22 @@ COLUMNS = 3  # pairs in a row
 CAPTION = 22
 GAP = 10
 SHOWN = 300  # pairs at most
+MARK = "contact sheet of gdpo_sr"
 
 
 def check_sheet(path: Path, jobs: Sequence[Job]) -> None:
     """Find out before the work whether the sheet can be written.
 
     Raises:
-        OptionError: it is a folder, or would replace an input or a result.
+        OptionError: it is a folder, or would replace anything but an earlier sheet.
         ImageError: another suffix, or a format that cannot hold it.
     """
     taken = {os.path.realpath(p) for j in jobs for p in (j.source, j.target, j.heat_map) if p}
     if os.path.realpath(path) in taken or path.is_dir():
         kind = "a folder" if path.is_dir() else "an input or a result"
         raise OptionError(f"--preview {path}: this is {kind}; give the name of a new picture")
+    if path.exists() and not _is_sheet(path):
+        raise OptionError(f"--preview {path}: this exists and is no sheet; name a new picture")
     check_size(path, *_size(min(len(jobs), SHOWN)))
 
 
@@ -56,9 +59,20 @@ def write_sheet(path: Path, jobs: Sequence[Job]) -> Path:
     for index, pair in enumerate(pairs):
         row, column = divmod(index, COLUMNS)
         sheet.paste(pair, (GAP + column * width, GAP + row * height))
-    pixels = torch.from_numpy(np.asarray(sheet).copy()).permute(2, 0, 1)
-    write_image(path, pixels / 255)
+    mark = Image.Exif()
+    mark[ExifTags.Base.ImageDescription] = MARK
+    write_pixels(path, np.asarray(sheet), exif=mark.tobytes())
     return path
+
+
+def _is_sheet(path: Path) -> bool:
+    """Whether `write_sheet` made it; a BMP has no place to say so."""
+    exif = Image.Exif()
+    try:
+        exif.load(decode(path).exif or b"")
+    except ImageError:
+        return False
+    return exif.get(ExifTags.Base.ImageDescription) == MARK
 
 
 def _pair(job: Job) -> Image.Image | None:

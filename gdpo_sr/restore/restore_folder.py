@@ -20,7 +20,7 @@ from gdpo_sr.restore.threads import Writers, read_ahead
 from gdpo_sr.restore.write_result import check_result_size, result_bits, write_result
 from gdpo_sr.types import ImageError
 from gdpo_sr.utils.picture_modes import SourcePicture, load_picture
-from gdpo_sr.utils.resample import Frame, frame_for
+from gdpo_sr.utils.resample import Frame, frame_for, too_large
 
 Loaded = tuple[Job, SourcePicture]
 Tell = Callable[[Job, str | None], None]
@@ -133,9 +133,12 @@ def _restore(
     bits = [result_bits(job, picture, options.bit_depth) for job, picture in group]
     for (job, picture), depth in zip(group, bits, strict=True):
         check_result_size(job, picture, frame, depth)
-    sink = CandidateSink(
-        pictures, frame, options.candidates, bits, options.choice, options.uncertainty
-    )
+    try:
+        sink = CandidateSink(
+            pictures, frame, options.candidates, bits, options.choice, options.uncertainty
+        )
+    except MemoryError as error:
+        raise too_large(frame) from error
     seeds = [noise_seeds(options.seed, noise_name(job), options.candidates) for job, _ in group]
     colors = [picture.color for picture in pictures]
     restore = with_caption(options, group[0][0].source, restorer.generator.prompt)

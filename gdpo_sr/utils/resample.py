@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from gdpo_sr.types import OptionError
+from gdpo_sr.types import ImageError, OptionError
 
 SHARPNESS = -0.75  # parameter a of the cubic, as in torch.nn.functional.interpolate
 
@@ -48,6 +48,13 @@ def frame_for(
     if long_side is not None:
         scale = long_side / max(height, width)
     return Frame(max(1, round(height * scale)), max(1, round(width * scale)), scale)
+
+
+def too_large(frame: Frame) -> ImageError:
+    """For a result that does not fit into memory."""
+    return ImageError(
+        f"there is no memory for a result of {frame.width}x{frame.height}; ask for a smaller one"
+    )
 
 
 class ResizedView:

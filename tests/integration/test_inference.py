@@ -611,3 +611,29 @@ def test_empty_path(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         main(["-i", "", "-o", "out", "--base", str(base)])
     with pytest.raises(OptionError, match="-o '': give a folder"):
         main(["-i", ".", "-o", "", "--base", str(base)])
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (("--lora", ""), "--lora '': give a name"),
+        (("--unet", ""), "--unet '': give a name"),
+        (("--preview", ""), "--preview '': give a name"),
+        (("--select", "", "--candidates", "2"), "--select '': give a name"),
+        (("--lora_scale", "0.5"), "--lora_scale 0.5 needs --lora"),
+        (("--lora_scale", "nan"), "--lora_scale nan needs --lora"),
+    ],
+)
+def test_what_would_be_ignored_is_told(photos: Path, base: Path, tmp_path: Path, options, words):
+    """An unset variable in a shell, --lora "$RUN", restored by the base alone."""
+    with pytest.raises(OptionError, match=words):
+        run(photos, tmp_path / "out", base, *options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_result_that_no_memory_holds_is_one_failed_picture(
+    photos: Path, base: Path, tmp_path: Path, capsys
+):
+    size = ["--size", "100000000x99999999"]
+    assert run(photos / "a.png", tmp_path / "out", base, *size) == 1
+    assert "a.png: there is no memory for a result of 100000000x" in capsys.readouterr().err

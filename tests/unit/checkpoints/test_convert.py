@@ -149,6 +149,8 @@ def bad(made, tmp_path_factory) -> dict[str, list[str]]:
     """Command lines that must fail, by what is wrong."""
     root = tmp_path_factory.mktemp("bad")
     (root / "text.pkl").write_text("no checkpoint")
+    (root / "four.pkl").write_bytes(b"junk")
+    (root / "other.safetensors").write_bytes(b"junk" * 9)
     torch.save({"step": 3}, root / "other.pkl")
     state = torch.load(made.root / "stage2.pkl", weights_only=True)
     tensors = state["state_dict_unet"]
@@ -164,6 +166,8 @@ def bad(made, tmp_path_factory) -> dict[str, list[str]]:
     return {
         "is no file": [str(root / "none.pkl")],
         "read safely": [str(root / "text.pkl")],
+        "four.pkl' holds no tensors": [str(root / "four.pkl")],
+        "other.safetensors' holds no tensors": [str(root / "other.safetensors")],
         "other.pkl' holds 'step'": [str(root / "other.pkl")],
         "a module that the released code does not adapt": [str(root / "module.pkl")],
         "stage1.pkl': the weight of conv_in has shape (16": [first, "--base", str(root / "wider")],
@@ -172,6 +176,7 @@ def bad(made, tmp_path_factory) -> dict[str, list[str]]:
         "--merged needs": [first, "--merged"],
         "holds networks only": [made.merged1],
         "holds neither unet/config.json": [str(root / "empty"), "--base", made.base],
+        "empty' holds neither unet/config.json": [str(root / "empty")],
         "text embeddings of width 8": [str(root / "narrow"), "--base", made.base],
     }
 
@@ -179,6 +184,8 @@ def bad(made, tmp_path_factory) -> dict[str, list[str]]:
 MESSAGES = [
     "is no file",
     "read safely",
+    "four.pkl' holds no tensors",
+    "other.safetensors' holds no tensors",
     "other.pkl' holds 'step'",
     "a module that the released code does not adapt",
     "stage1.pkl': the weight of conv_in has shape (16",
@@ -187,6 +194,7 @@ MESSAGES = [
     "--merged needs",
     "holds networks only",
     "holds neither unet/config.json",
+    "empty' holds neither unet/config.json",
     "text embeddings of width 8",
 ]
 

@@ -155,6 +155,17 @@ def test_no_generator_is_random_and_leaves_the_global_state(pipe: OneStepSRPipel
         ({"tile": 8, "tile_overlap": -1}, "tile_overlap = -1"),
         ({"generator": [torch.Generator()]}, "generator = a list: give one torch.Generator"),
         ({"prompt": ["a", "b"]}, "prompt = a list: give one text for all pictures"),
+        ({"scale": "4"}, "scale = '4': use a number above 0"),
+        ({"scale": None}, "scale = None: use a number"),
+        ({"scale": True}, "scale = True: use a number"),
+        ({"num_candidates": 1.5}, "num_candidates = 1.5: use 1 or more, a whole number"),
+        ({"tile": "64"}, "tile = '64': use 0 or more, a whole number"),
+        ({"tile_overlap": None}, "tile_overlap = None: use 0 or more"),
+        ({"batch_size": 0}, "batch_size = 0: use 1 or more"),
+        ({"batch_size": -1}, "batch_size = -1: use 1 or more"),
+        ({"size": 64}, "size = 64: give .height, width. in pixels"),
+        ({"size": (1, 2, 3)}, "size = .1, 2, 3.: give .height, width. in pixels"),
+        ({"size": (30.5, 20)}, r"size.0. = 30.5: use 1 or more, a whole number"),
     ],
 )
 def test_bad_arguments_are_found_before_the_work(
@@ -181,11 +192,32 @@ def test_bad_arguments_are_found_before_the_work(
         (torch.rand(3, 8, 8) * 255, "values from .*: scale it"),
         (torch.full((3, 8, 8), torch.nan), "values from nan"),
         (Image.new("I;16", (8, 8)), "mode I;16"),
+        (np.array(["a.png"]), "type <U5 has no numbers"),
+        (np.array([None]), "type object has no numbers"),
+        (torch.rand(3, 8, 8, device="meta"), "has no numbers"),
     ],
 )
 def test_bad_pictures(pipe: OneStepSRPipeline, image, words: str):
     with pytest.raises(ImageError, match=words):
         pipe(image)
+
+
+def test_a_result_that_no_memory_holds(pipe: OneStepSRPipeline):
+    """It ended in a message of the allocator."""
+    with pytest.raises(ImageError, match="no memory for a result of 100000000x99999999"):
+        pipe(picture(), size=(99_999_999, 100_000_000))
+
+
+@pytest.mark.parametrize("base", [None, 3, b"mini", "", [""]])
+def test_bad_bases(base):
+    with pytest.raises(CheckpointError, match="base (= |is an empty name).*name 'mini'"):
+        OneStepSRPipeline.from_pretrained(base)
+
+
+@pytest.mark.parametrize("lora", [None, 3, [], ""])
+def test_bad_loras(pipe: OneStepSRPipeline, lora):
+    with pytest.raises(CheckpointError, match="lora = .*: name a run folder or an adapter folder"):
+        pipe.load_lora_weights(lora)
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1"])
