@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from gdpo_sr.types import GDPOSRError
+from gdpo_sr.utils.text import printable
 
 COMMANDS = {
     "train": "train by GDPO (stage 2) or NAOSD (stage 1) as an options file says",
@@ -39,8 +40,12 @@ def run_main(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | 
     try:
         return main(argv)
     except GDPOSRError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(printable(f"error: {error}"), file=sys.stderr)
         return error.exit_status
+    except OSError as error:  # of the machine: a disk that is full or gone, a name too long
+        place = "" if error.filename is None else f"{error.filename}: "
+        print(printable(f"error: {place}{error.strerror or error}"), file=sys.stderr)
+        return GDPOSRError.exit_status
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130

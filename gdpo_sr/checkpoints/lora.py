@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -189,10 +190,10 @@ def find_adapter(place: str | Path) -> Path:
         raise CheckpointError(f"lora = {place!r}: name a run folder or an adapter folder")
     place = Path(place)
     for folder in (place, place / "models" / "lora_latest", place / "lora_latest"):
-        if (folder / CONFIG_FILE).is_file() and (folder / WEIGHTS_FILE).is_file():
+        if all(os.path.isfile(folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE)):
             return folder
     for file in (place, place / DIFFUSERS_FILE):
-        if file.is_file() and file.suffix == ".safetensors":
+        if os.path.isfile(file) and file.suffix == ".safetensors":
             return file
     raise CheckpointError(
         f"'{place}' holds no LoRA ({CONFIG_FILE} and {WEIGHTS_FILE}): give a run folder such as "

@@ -183,8 +183,14 @@ def apply_meaning(
 def resume_meaning(
     network: NoiseAwareGenerator, meaning: Meaning, saved: Mapping[str, Any] | None
 ) -> Meaning:
-    """Of a run that goes on: timesteps and prompt as its state holds them; None: of version 0.1."""
+    """Of a run that goes on: timesteps and prompt as its state holds them; None: of version 0.1.
+
+    Raises:
+        CheckpointError: the prompt is no text.
+    """
     meaning = replace(meaning, **(saved or {}))
+    if not isinstance(meaning.prompt, str | None):
+        raise CheckpointError(f"prompt {meaning.prompt!r:.60} of the state is no text")
     apply_meaning(network, meaning)
     return meaning
 

@@ -50,7 +50,7 @@ def list_photos(folder: StrPath, recursive: bool = False) -> list[Path]:
     Raises:
         DatasetError: the folder is missing or holds no picture.
     """
-    if not Path(folder).is_dir() or not os.fspath(folder):
+    if not os.path.isdir(folder) or not os.fspath(folder):
         raise DatasetError(f"no such folder of photos: {folder}; correct the path")
     return list_images(folder, recursive)
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from gdpo_sr.types import GDPOSRError
+from gdpo_sr.types import GDPOSRError, ProcessError
 
 
 class DrawSampler(Sampler[int]):
@@ -58,6 +58,10 @@ class _Loader(DataLoader[dict[str, Any]]):
             last = str(error).strip().splitlines()[-1]
             name = f"{type(error).__module__}.{type(error).__name__}: "
             raise type(error)(last.removeprefix(name)) from error
+        except (EOFError, OSError, RuntimeError) as error:
+            if not is_lost_worker(error):
+                raise
+            raise ProcessError(LOST_WORKER) from error
 
 
 @contextmanager
@@ -71,11 +75,20 @@ def _interrupts_wait() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def is_lost_worker(error: RuntimeError) -> bool:
-    """Whether torch says, at whatever moment, that a loader's worker has ended: it was killed,
-    often for want of memory.
+LOST_WORKER = (
+    "a process that reads photos was killed, often for want of memory: lower "
+    "datasets.train.num_workers, then go on with --auto_resume"
+)
+
+
+def is_lost_worker(error: Exception) -> bool:
+    """Whether a loader's worker has ended: torch says so, by a signal's handler at whatever moment,
+    or the connection to it has ended. Errors that were raised in a worker begin with "Caught".
     """
-    return "DataLoader worker" in str(error)
+    if isinstance(error, RuntimeError):
+        return str(error).startswith("DataLoader worker (pid")
+    lost = isinstance(error, EOFError | ConnectionError | FileNotFoundError)
+    return lost and not str(error).startswith("Caught")
 
 
 def make_loader(

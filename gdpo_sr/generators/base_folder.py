@@ -4,6 +4,7 @@ of a whole model, or a hub id; or the first of several mirrors that can be had.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -72,7 +73,7 @@ def base_folder(base: Base, revision: str | None = None) -> Path:
 
 def _complete_folder(base: str, revision: str | None) -> Path:
     place = EMBEDDED.get(base, Path(base))
-    if not place.is_dir() and not is_single_file(place):
+    if not os.path.isdir(place) and not is_single_file(place):
         place = _fetch(base, revision)
     _require_parts(configs_of(place))
     return place
@@ -84,7 +85,7 @@ def configs_of(place: Path) -> Path:
     Raises:
         CheckpointError: a file has none.
     """
-    return config_folder(place) if place.is_file() else place
+    return config_folder(place) if os.path.isfile(place) else place
 
 
 def _require_parts(folder: Path) -> None:

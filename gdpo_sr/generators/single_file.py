@@ -7,6 +7,7 @@ not say whether the UNet predicts noise or velocity.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,12 @@ def is_single_file(place: str | Path) -> bool:
         CheckpointError: it is a file of another kind.
     """
     path = Path(place)
-    if path.is_file() and path.suffix != SUFFIX:
+    if os.path.isfile(path) and path.suffix != SUFFIX:
         raise CheckpointError(
             f"base '{path}': a model in one file must be {SUFFIX}, for others can run code: save "
             "it as safetensors, or give a folder in diffusers layout"
         )
-    return path.is_file()
+    return os.path.isfile(path)
 
 
 def config_folder(file: Path) -> Path:

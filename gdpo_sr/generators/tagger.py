@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,7 +39,7 @@ def load_tagger(
     Raises:
         CheckpointError: the model is missing, cannot be reached, or is of another kind.
     """
-    is_folder = Path(model).is_dir()
+    is_folder = os.path.isdir(model)
     if not is_folder and (model.count("/") != 1 or model.startswith((".", "/", "~"))):
         raise CheckpointError(
             f"tagger '{model}' is no folder and no hub id: use an existing folder or 'owner/name'"

@@ -94,7 +94,7 @@ class OmegaScale:
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Restore what `state_dict` returned."""
-        self._total, self._weight = state["total"], state["weight"]
+        self._total, self._weight = float(state["total"]), float(state["weight"])
 
 
 class PreferenceLoss(GroupLoss):

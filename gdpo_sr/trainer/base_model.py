@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from gdpo_sr.config.paths import ExperimentPaths
 from gdpo_sr.config.schema import Options
-from gdpo_sr.data.loader import is_lost_worker, make_loader
+from gdpo_sr.data.loader import LOST_WORKER, is_lost_worker, make_loader
 from gdpo_sr.generators.remembered import without_dropout
 from gdpo_sr.trainer.build_data import build_degradation, build_training_set
 from gdpo_sr.trainer.health import Health, causes_of
@@ -123,10 +123,7 @@ class BaseModel(Resumable):
         except RuntimeError as error:
             if not is_lost_worker(error):
                 raise
-            raise ProcessError(
-                f"update {self.iteration + 1}: a worker that reads photos was killed, often for "
-                "want of memory: lower datasets.train.num_workers, then go on with --auto_resume"
-            ) from error
+            raise ProcessError(LOST_WORKER) from error
         return self.finished
 
     def _fit(self) -> bool:

@@ -73,7 +73,7 @@ class Health:
 
     def load_state_dict(self, state: Mapping[str, list[int]]) -> None:
         """Restore what `state_dict` returned."""
-        self.seen = {cause: list(updates) for cause, updates in state.items()}
+        self.seen = {cause: [int(i) for i in updates] for cause, updates in state.items()}
 
 
 def causes_of(logs: Mapping[str, float], weights_are_finite: bool) -> dict[str, str]:

@@ -156,13 +156,13 @@ class NetworkUpdate:
         Learning rate, betas, decay and schedule stay as the options of this run say.
         """
         self._load_optimizer(state["optimizer"])
-        self.steps = state["schedule"]["last_epoch"]
+        self.steps = int(state["schedule"]["last_epoch"])
         self._set_learning_rate()
         self.average.load_state_dict(state.get("average", {}))
         if self.scaler.is_enabled() and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         # states of version 0.1 call the second network's count "skipped"
-        self.skipped = state.get("skipped_updates", state.get("skipped", 0))
+        self.skipped = int(state.get("skipped_updates", state.get("skipped", 0)))
 
     def _load_optimizer(self, saved: dict[str, Any]) -> None:
         own = [{key: group[key] for key in HYPERPARAMETERS} for group in self._groups]

@@ -161,10 +161,12 @@ class Resumable(Stage):
             other.load_state_dict(state.get("beside", extra)[name])
         self.random.load_state_dict(state["random"][self.rank % len(state["random"])])
         self.load_extra_state(extra)
-        self.iteration = state["iteration"]
+        self.iteration = int(state["iteration"])
         kept = state.get("kept", {})
-        self.states.best, self.states.healthy = kept.get("best"), kept.get("healthy")
-        self.best_gain = kept.get("gain")
+        self.states.best, self.states.healthy = (
+            None if kept.get(name) is None else int(kept[name]) for name in ("best", "healthy")
+        )
+        self.best_gain = None if kept.get("gain") is None else float(kept["gain"])
         self.health.load_state_dict(state.get("health", {}))
 
     def settle(self, folder: Path) -> None:

@@ -34,6 +34,8 @@ UNREADABLE = (
 )
 """What torch.load raises on bytes that are no state."""
 
+ODD_VALUES = (ValueError, ArithmeticError, RuntimeError)
+"""What numbers and tensors raise that are of another kind than they should be."""
 Check = Callable[[dict[str, Any], str], None]
 
 
@@ -130,7 +132,7 @@ def as_saved(source: str) -> Iterator[None]:
     """
     try:
         yield
-    except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
+    except (AttributeError, LookupError, TypeError, *ODD_VALUES) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise CheckpointError(
             f"'{source}' is no state of such a run ({reason}): resume from another state with "
@@ -186,7 +188,7 @@ def load_state(folder: Path) -> dict[str, Any]:
             f"'{folder}' has lost its {SUMS_FILE}, so nobody knows whether it is whole: resume "
             "from another state with path.resume_state"
         )
-    if folder.name.isdigit() and int(folder.name) != state["iteration"]:
+    if folder.name.isdigit() and str(int(folder.name)) != str(state["iteration"]):
         raise CheckpointError(
             f"'{file}' is of iteration {state['iteration']}, not of its folder's: move it elsewhere"
         )

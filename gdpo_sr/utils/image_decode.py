@@ -112,6 +112,8 @@ def image_size(path: StrPath, frame: int = 0) -> tuple[int, int]:
             with open_picture(file) as image:
                 seek(image, frame)
                 (width, height), turned = image.size, orientation(image)
+        if not width * height:
+            raise ValueError(f"its header says {width}x{height} pixels")
         return (width, height) if turned in _SIDEWAYS else (height, width)
 
     return _asked(path, read)

@@ -26,9 +26,9 @@ def list_images(source: str | os.PathLike[str], recursive: bool = False) -> list
     if not os.fspath(source):
         raise DatasetError("an empty path was given; give the path of a picture or of a folder")
     source = Path(source)
-    if source.is_file():
+    if os.path.isfile(source):
         return [source]
-    if not source.is_dir():
+    if not os.path.isdir(source):
         raise DatasetError(
             f"no such file or folder: {source}; give the path of a picture or of a folder"
         )

@@ -20,6 +20,8 @@ from tests.faults.kills import (
     resume_copies,
     two_processes,
 )
+from tests.faults.option_changes import change_options
+from tests.faults.picture_mutations import spoil_pictures
 from tests.faults.runs import FILES, forked, train
 from tests.faults.tally import Tally
 from tests.faults.yaml_mutations import spoil_options
@@ -66,13 +68,26 @@ def json(base: Path, root: Path, some: Callable[[float], int]) -> Iterator[Tally
     yield spoil_adapters(base, write_adapters(base, root), root / "place", range(some(120)))
 
 
+def pictures(base: Path, root: Path, some: Callable[[float], int]) -> Iterator[Tally]:
+    """Picture files."""
+    yield spoil_pictures(root, range(some(3000)))
+
+
+def resumes(base: Path, root: Path, some: Callable[[float], int]) -> Iterator[Tally]:
+    """Options changed when a run goes on."""
+    for stage in FILES:
+        (place := root / stage).mkdir()
+        yield change_options(stage, base, place, some(1000) / 1000)
+
+
 def hostile(base: Path, root: Path, some: Callable[[float], int]) -> Iterator[Tally]:
     """Files that would run code."""
     yield attack(base, write_adapters(base, root)[-1], root)
 
 
 ALL: dict[str, Kind] = {
-    f.__name__: f for f in (states, yaml, json, hostile, operations, moments, processes)
+    f.__name__: f
+    for f in (states, yaml, json, pictures, hostile, resumes, operations, moments, processes)
 }
 
 

@@ -10,6 +10,7 @@ from gdpo_sr.checkpoints import adapter_config
 from tests.faults.damage import KINDS, damaged
 from tests.faults.hostile import attack
 from tests.faults.json_mutations import spoil_adapters, spoil_bases, write_adapters
+from tests.faults.picture_mutations import check_whole, spoil_pictures
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,13 @@ def test_mutated_adapters(base: Path, adapters: list[Path], tmp_path: Path):
     assert not spoil_adapters(base, adapters, tmp_path / "place", range(10)).wrong
 
 
+def test_mutated_pictures(tmp_path: Path):
+    """Found by seed 60: a TIFF whose header gives no width was said to be of 0 pixels."""
+    check_whole(tmp_path)
+    found = spoil_pictures(tmp_path, range(200))
+    assert not found.wrong and 50 < found.refused < 190
+
+
 def test_hostile_files(base: Path, adapters: list[Path], tmp_path: Path):
     assert not attack(base, adapters[-1], tmp_path).wrong
 
@@ -51,3 +59,4 @@ def test_many_damaged_states(finished: Path, tmp_path: Path):
 def test_many_mutations(base: Path, adapters: list[Path], tmp_path: Path):
     assert not spoil_bases(base, tmp_path / "base", range(1000, 1500)).wrong
     assert not spoil_adapters(base, adapters, tmp_path / "lora", range(1000, 1500)).wrong
+    assert not spoil_pictures(tmp_path, range(1000, 6000)).wrong

@@ -5,14 +5,19 @@ The long form: python -m pytest tests/faults/test_options_fuzz.py -m slow
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from gdpo_sr.checkpoints.lora import find_adapter
 from gdpo_sr.config.load import load_options
 from gdpo_sr.config.yaml_file import parse_yaml
-from gdpo_sr.types import OptionError
+from gdpo_sr.data.folder import list_photos
+from gdpo_sr.generators.single_file import is_single_file
+from gdpo_sr.types import GDPOSRError, OptionError
+from gdpo_sr.utils.image_io import list_images
 from tests.faults.yaml_mutations import FILES, LAUGHS, VALUES, read_or_refused, spoil_options
 
 TYPES = {"0x1F": 31, "0o17": 15, "017": 17, "1:30": "1:30", "1_000": "1_000", "5e-5": 5e-5}
@@ -80,6 +85,16 @@ def test_a_name_that_is_too_long_for_any_file_system(key: str):
     value = f"[{name}]" if key.endswith("modules") else name
     with suppress(OptionError):
         load_options(FILES[0], [f"{key}={value}"])
+
+
+@pytest.mark.parametrize(
+    "read",
+    [find_adapter, list_photos, list_images, is_single_file],
+    ids=lambda read: read.__name__,
+)
+def test_readers_of_a_name_that_is_too_long(read: Callable[[str], object]):
+    with suppress(GDPOSRError):
+        assert read("a" * 300) is False
 
 
 def test_marks_that_nobody_sees_are_shown():

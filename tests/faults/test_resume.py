@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import shutil
+from functools import reduce
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import torch
 
 from gdpo_sr.config.resume_rules import RULES, changes_of, rule_of
 from gdpo_sr.config.schema import STAGES
+from gdpo_sr.types import CheckpointError
 from tests.faults.option_changes import change_options, kinds_of
 from tests.faults.runs import FILES, log_of, outcome, times, train
 from tests.integration.test_training import build
@@ -86,6 +89,35 @@ def test_no_good_state_is_an_error_and_writes_nothing(
     assert "SHA-256" in capsys.readouterr().err.splitlines()[-1]
     after = times(tmp_path / "run")
     assert after == before
+
+
+OTHERS: list[tuple[str, object]] = [
+    *(("iteration", "1"), ("iteration", torch.zeros(2)), ("random", []), ("random", None)),
+    *(("trained", [1]), ("trained", {"a": 1}), ("optimizer", {}), ("schedule.last_epoch", "x")),
+    *(("skipped_updates", None), ("health", {"a": "bc"}), ("health", 3), ("draws", None)),
+    *(("kept.best", []), ("kept.healthy", "x"), ("kept.gain", {}), ("extra", None)),
+    *(("extra.meaning.prompt", 3), ("extra.scale.total", None), ("extra.scale.weight", "x")),
+    *(("extra.alarms", []), ("extra.meaning", {"unknown": 1}), ("average", [torch.zeros(2)])),
+]
+
+
+def test_states_of_another_program_are_one_line(base: Path, tmp_path: Path):
+    """Whole files, with sums that are right, whose parts are of another kind."""
+    model = build(base, tmp_path)
+    state = model._state()
+    state["iteration"], state["draws"] = 1, model.draws_per_update
+    for key, value in [("unknown", 1), *OTHERS]:
+        shutil.rmtree(model.paths.training_states)
+        changed = copy.deepcopy(state)
+        *parents, last = key.split(".")
+        reduce(dict.__getitem__, parents, changed)[last] = value
+        model.states.save(1, changed)
+        if key == "unknown":  # of a later version
+            assert model.load_newest(auto=True)
+            continue
+        with pytest.raises(CheckpointError) as told:
+            model.load_newest(auto=True)
+        assert "\n" not in str(told.value), (key, value)
 
 
 @pytest.mark.parametrize(

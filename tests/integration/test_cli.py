@@ -34,6 +34,11 @@ def test_interrupt():
     assert run_main(raising(KeyboardInterrupt())) == 130
 
 
+def test_what_the_machine_refuses_is_one_line(capsys):
+    assert run_main(raising(OSError(36, "File name too long", "a\x1bb"))) == 2
+    assert capsys.readouterr().err == "error: a\\x1bb: File name too long\n"
+
+
 def test_other_errors_keep_their_traceback():
     with pytest.raises(ZeroDivisionError):
         run_main(raising(ZeroDivisionError()))
