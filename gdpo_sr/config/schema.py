@@ -85,7 +85,8 @@ class Options(OptionGroup):
     @field_validator("name")
     @classmethod
     def _name_is_a_folder_name(cls, name: str) -> str:
-        if set(name) & set("/\\\0\n") or name in (".", "..") or name != name.strip():
+        plain = name.isprintable() and name == name.strip() and name not in (".", "..")
+        if not plain or set(name) & set("/\\"):
             raise ValueError("must be a plain folder name: no slash, no space at either end")
         return name
 

@@ -24,7 +24,7 @@ MODES = {
     "png": ("RGB", "RGBA", "L", "LA", "P", "1", "I;16"),
     "jpg": ("RGB", "L", "CMYK"),
     "webp": ("RGB", "RGBA"),
-    "tif": ("RGB", "RGBA", "L", "CMYK", "LAB", "F", "1", "P"),
+    "tif": ("RGB", "RGBA", "L", "CMYK", "F", "1", "P"),
     "bmp": ("RGB", "L", "P", "1"),
     "gif": ("P", "L"),
     "ppm": ("RGB", "L"),

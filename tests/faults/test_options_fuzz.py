@@ -103,6 +103,14 @@ def test_marks_that_nobody_sees_are_shown():
         load_options(FILES[0], ["train.optim_g.\ufefflr=1"])
 
 
+@pytest.mark.parametrize(
+    "name", ["..", "a/b", "a\\nb", "a\\x1b[31mb", "a\\u202eb", " a", "a" * 101]
+)
+def test_names_of_runs_that_are_no_names_of_folders(name: str):
+    with pytest.raises(OptionError, match="name = "):
+        load_options(FILES[0], [f'name="{name}"'])
+
+
 def test_a_file_without_end():
     with pytest.raises(OptionError, match="/dev/zero"):
         load_options("/dev/zero")
