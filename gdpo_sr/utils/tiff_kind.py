@@ -54,7 +54,7 @@ def check_kind(page: TiffPage) -> None:
     meaning.
     """
     kind, bits, samples = int(page.photometric), page.bitspersample, page.samplesperpixel
-    if not isinstance(bits, int):
+    if not isinstance(bits, int) or (bits > 32 and bits != 64):
         raise ValueError(f"a TIFF of samples of {bits} bits is not supported; save 8 or 16 bits")
     if kind not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB):
         name = _NAMES.get(kind, f"photometric interpretation {kind}")

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import json
 import re
+import runpy
+import shlex
+import sys
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -120,6 +125,69 @@ def test_commands_take_the_options_that_are_shown(page: Path):
         if option not in options_of(command)
     ]
     assert unknown == []
+
+
+BASH = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
+CALL = re.compile(r"(?:^|\s)(gdpo-sr|(?:scripts/)?[a-z_]+\.py)\s+(-.*|[a-z]+ .*)$")
+
+
+class Parsed(Exception):
+    """The command line is a good one; the command itself is not run."""
+
+
+def shown_calls(page: Path) -> list[list[str]]:
+    """Whole command lines of this repository in the blocks of bash."""
+    text = "\n".join(BASH.findall(page.read_text("utf-8"))).replace("\\\n", " ")
+    lines = [part for line in text.splitlines() for part in line.split(" && ")]
+    found = [m for m in (CALL.search(line.split("  #")[0]) for line in lines) if m]
+    calls = [[m.group(1), *shlex.split(m.group(2))] for m in found]
+    return [call for call in calls if call[0] == "gdpo-sr" or (ROOT / call[0]).is_file()]
+
+
+@pytest.fixture
+def stop_after_parsing(monkeypatch: pytest.MonkeyPatch) -> None:
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_and_stop(parser: argparse.ArgumentParser, args=None, namespace=None):
+        raise Parsed(parse(parser, args, namespace))
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+
+
+@pytest.mark.usefixtures("stop_after_parsing")
+@pytest.mark.parametrize("page", [p for p in DOCUMENTS if shown_calls(p)], ids=name)
+def test_commands_are_taken_by_their_parsers(page: Path, monkeypatch, capsys):
+    """Flags, numbers of values, choices: by the command itself, up to its first step."""
+    refused = []
+    for command, *words in shown_calls(page):
+        monkeypatch.setattr(sys, "argv", [command, *words])
+        if command.startswith("scripts/"):
+            main = runpy.run_path(str(ROOT / command))["main"]
+        else:
+            module = "cli" if command == "gdpo-sr" else Path(command).stem
+            main = importlib.import_module(f"gdpo_sr.{module}").main
+        try:
+            main()
+        except Parsed:
+            continue
+        except SystemExit:
+            refused.append(f"{command} {' '.join(words)}: {capsys.readouterr().err[-200:]}")
+    assert refused == []
+
+
+def test_commands_of_readme_and_start_are_found():
+    for page, count in ((ROOT / "README.md", 9), (ROOT / "docs" / "start.md", 4)):
+        calls = shown_calls(page)
+        assert len(calls) >= count and ["train.py", "-opt", "options/gdpo_sr.yml"] in calls
+    [first] = [c for c in shown_calls(ROOT / "docs" / "demo.md")]
+    assert first == ["gdpo-sr", "demo", "--lora", "experiments/gdpo_sr_mini"]
+
+
+@pytest.mark.parametrize("page", DOCUMENTS, ids=name)
+def test_extras_that_are_named_exist(page: Path):
+    known = set(re.findall(r'^ {8}"(\w+)": ', (ROOT / "setup.py").read_text("utf-8"), re.M))
+    extras = re.findall(r"pip install [^`\n]*\[(\w+)\]", page.read_text("utf-8"))
+    assert len(known) >= 5 and set(extras) <= known
 
 
 def test_the_search_for_commands_finds_some():

@@ -224,6 +224,10 @@ def save_mixed_bits(path: Path) -> None:
     path.write_bytes(content)
 
 
+def save_40_bits(path: Path) -> None:
+    path.write_bytes(hand_made(np.zeros((H, W, 1), int), 40))
+
+
 def save_24_bit_float(path: Path) -> None:
     path.write_bytes(hand_made(np.zeros((H, W, 1), int), 24, tags=((339, 3, 3),)))
 
@@ -237,6 +241,7 @@ def save_24_bit_float(path: Path) -> None:
         (save_other_inks, "CMYK with 8 bits and other inks is not supported"),
         (save_subsampled_ycbcr, "YCbCr with 8 bits, uncompressed and subsampled or of other"),
         (save_mixed_bits, r"samples of .5, 8, 8. bits is not supported; save 8 or 16"),
+        (save_40_bits, "samples of 40 bits is not supported; save 8 or 16 bits"),
         (save_24_bit_float, "24-bit floats is not supported"),
         (save_signed, "signed integers is not supported; save 8 or 16 bits"),
         (save_lab, "CIE L.a.b. with 16 bits is not supported; save it as RGB"),
