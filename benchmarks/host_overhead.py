@@ -21,7 +21,7 @@ from benchmarks.sd_layout import TOKENS, unet_config
 from benchmarks.stage2_variants import build_trainer, make_base, make_batch, own_step, scratch
 from benchmarks.turns import Times, in_turns, machine
 from gdpo_sr.checkpoints.lora import adapter_layers, adapters_disabled, add_lora, merge_lora
-from gdpo_sr.trainer.frozen import cast_frozen
+from gdpo_sr.trainer.build_data import cast_frozen
 
 WIDTH = 1 / 32
 STEP = "whole step, bf16, G = 6, PSNR"

@@ -47,7 +47,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     arguments = parse_arguments(argv)
-    from gdpo_sr.checkpoints.merge import find_run_adapter, merged_generator
+    from gdpo_sr.checkpoints.load_adapter import find_run_adapter, merged_generator
     from gdpo_sr.checkpoints.model_folder import components_of, save_model_folder
 
     adapter = find_run_adapter(arguments.lora)

@@ -1,4 +1,4 @@
-"""A trained adapter of either stage on a network, with what it means."""
+"""A trained adapter of either stage on a network, with what it means, and both as one model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from gdpo_sr.checkpoints.lora import (
     merge_lora,
     read_adapter,
 )
-from gdpo_sr.checkpoints.meaning import apply_meaning, check_base, read_meaning
+from gdpo_sr.checkpoints.meaning import apply_meaning, base_of, check_base, read_meaning
+from gdpo_sr.generators.load import build_generator, load_components
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
 from gdpo_sr.types import CheckpointError
 
@@ -81,3 +82,33 @@ def merge_adapters(network: NoiseAwareGenerator) -> NoiseAwareGenerator:
         if lora_parameters(part):
             merge_lora(part)
     return network
+
+
+def merged_generator(
+    lora: str | Path,
+    place: Mapping[str, Any],
+    scale: float = 1.0,
+) -> NoiseAwareGenerator:
+    """The base with a LoRA merged into its weights, in float32, with the training's meaning.
+
+    Args:
+        place: base, revision, unet and vae; without a base those of the training.
+        scale: of the LoRA.
+
+    Raises:
+        CheckpointError: the LoRA is missing or does not fit the base.
+    """
+    place = base_of(read_meaning(find_adapter(lora)), place)
+    network = build_generator(load_components(**place))
+    load_adapter(network, lora, scale=scale)
+    return merge_adapters(network)
+
+
+def find_run_adapter(run: Path) -> Path:
+    """The LoRA of a run; a run that trained every weight has none to merge."""
+    whole = run / "models" / "latest"
+    if (whole / "model_index.json").is_file():
+        raise CheckpointError(
+            f"'{run}' trained every weight: '{whole}' is a complete model already, use it as it is"
+        )
+    return find_adapter(run)

@@ -202,9 +202,7 @@ def find_adapter(place: str | Path) -> Path:
     )
 
 
-def load_lora(
-    unet: nn.Module, folder: str | Path, name: str = "default", trainable: bool = False
-) -> list[nn.Parameter]:
+def load_lora(unet: nn.Module, folder: str | Path, trainable: bool = False) -> list[nn.Parameter]:
     """Add the adapter in `folder` (or of the run in `folder`) to `unet`. Returns its parameters.
 
     Raises:
@@ -217,7 +215,7 @@ def load_lora(
             f"'{adapter}' is a LoRA of stage 1, which changes the VAE too: merge it (gdpo-sr merge "
             f"--base BASE --lora {adapter} -o FOLDER) and use FOLDER as the base"
         )
-    return attach_lora(unet, read_adapter(adapter, unet), adapter, name, trainable)
+    return attach_lora(unet, read_adapter(adapter, unet), adapter, trainable=trainable)
 
 
 def is_stage1(adapter: Path) -> bool:

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Iterator
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
-from gdpo_sr.config.loss_options import LossOptions
 from gdpo_sr.config.reward_options import AdvantageOptions, RewardSetOptions
 from gdpo_sr.config.run_options import RunOptions
-from gdpo_sr.losses import LOSSES
+from gdpo_sr.losses import LOSSES, OPTIONS
 from gdpo_sr.losses.gdpo_loss import GDPOLossOptions
 from gdpo_sr.option_group import OptionGroup
+
+
+def loss_type(value: Any) -> str | None:
+    """Which of the groups a value is for: its `type`, "gdpo" where none is given."""
+    if isinstance(value, dict):
+        return value.get("type", "gdpo")
+    return getattr(value, "type", None)
+
+
+if TYPE_CHECKING:
+    LossOptions = OptionGroup
+else:
+    _GROUPS = [Annotated[options, Tag(name)] for name, options in OPTIONS.items()]
+    LossOptions = Annotated[functools.reduce(operator.or_, _GROUPS), Discriminator(loss_type)]
+"""One group of options for every loss of `gdpo_sr.losses`, by `type`."""
 
 
 class DiversityOptions(OptionGroup):

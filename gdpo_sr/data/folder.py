@@ -55,7 +55,7 @@ def list_photos(folder: StrPath, recursive: bool = False) -> list[Path]:
     return list_images(folder, recursive)
 
 
-def usable_photos(folders: Folders, smallest: int, recursive: bool = True) -> list[Path]:
+def usable_photos(folders: Folders, smallest: int) -> list[Path]:
     """Photos with a readable header and sides of `smallest` px or more; others are logged.
 
     The photos of several folders come one folder after the other.
@@ -63,7 +63,7 @@ def usable_photos(folders: Folders, smallest: int, recursive: bool = True) -> li
     Raises:
         DatasetError: a folder is missing or empty, or no photo is left.
     """
-    paths = [p for folder in each_folder(folders) for p in list_photos(folder, recursive)]
+    paths = [p for folder in each_folder(folders) for p in list_photos(folder, recursive=True)]
     usable = [path for path in paths if readable_size(path, smallest) is not None]
     if not usable:
         raise DatasetError(

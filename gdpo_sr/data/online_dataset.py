@@ -7,8 +7,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from gdpo_sr.data.captions import Captions
-from gdpo_sr.data.crops import crop, photos_of_draw, random_corner, random_flips
-from gdpo_sr.data.draws import generator_for
+from gdpo_sr.data.draws import crop, generator_for, photos_of_draw, random_corner, random_flips
 from gdpo_sr.data.folder import Folders, PhotoStore, first_whole, to_unit, usable_photos
 
 

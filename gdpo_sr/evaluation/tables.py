@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from gdpo_sr.evaluation.results import Evaluation, MetricInfo, problem_lines
 from gdpo_sr.evaluation.summary import DIGITS, Cell, Difference, cells, differences, noise_range
-from gdpo_sr.utils.text import in_markdown
+from gdpo_sr.utils.text import align, in_markdown
 
 Mark = Callable[[str, int], str]
 """How the best (rank 1) and second best (rank 2) number is set off."""
@@ -29,7 +29,7 @@ def terminal_table(evaluation: Evaluation) -> str:
         count = str(counts.pop()) if len(counts) == 1 else "in cells"
         rows.append([f"{metric.name} {arrow(metric)}", *texts, count])
     legend = [[], ["* best"], ["* best, ' second best"]][min(len(evaluation.methods), 3) - 1]
-    return "\n".join([*_aligned(rows), *legend])
+    return "\n".join([*align(rows), *legend])
 
 
 def terminal_differences(evaluation: Evaluation, baseline: str) -> str:
@@ -48,7 +48,7 @@ def terminal_differences(evaluation: Evaluation, baseline: str) -> str:
                 f"{entry.better_on}/{entry.count}",
             ]
         )
-    return "\n".join([*_aligned(rows), "? the interval holds 0: no clear difference"])
+    return "\n".join([*align(rows), "? the interval holds 0: no clear difference"])
 
 
 def terminal_noises(evaluation: Evaluation) -> str:
@@ -59,7 +59,7 @@ def terminal_noises(evaluation: Evaluation) -> str:
         runs = str(len(evaluation.methods[method]))
         for metric, triple in entries.items():
             rows.append([metric, method, runs, *map(plain, triple)])
-    return "\n".join(_aligned(rows)) if ranges else ""
+    return "\n".join(align(rows)) if ranges else ""
 
 
 def markdown(evaluation: Evaluation, baseline: str) -> str:
@@ -205,18 +205,6 @@ def _method_rows(
             }
         )
     return [[m, str(total), *(column[m] for column in columns)] for m in evaluation.methods]
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """First column to the left, the others to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join(
-            text.ljust(width) if i == 0 else text.rjust(width)
-            for i, (text, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
 
 
 def _markdown_table(rows: Sequence[Sequence[str]]) -> str:

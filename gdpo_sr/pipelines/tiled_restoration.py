@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice, product
 
 import torch
+from torch import nn
 
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
-from gdpo_sr.pipelines.full_precision import full_precision
 from gdpo_sr.pipelines.noise_field import NoiseField
 from gdpo_sr.types import ImageError
 from gdpo_sr.utils.resample import ResizedView
@@ -138,3 +139,25 @@ class TileRestorer:
             for part in (restored, images[-1]):
                 finite = finite & part.isfinite().flatten(1).all(1)
         return torch.stack(images, 1), finite
+
+
+@contextmanager
+def full_precision(*modules: nn.Module) -> Iterator[None]:
+    """Every floating-point parameter and buffer in float32; afterwards in its own type again.
+
+    Nothing is lost on the way: float32 holds every half-precision number.
+    """
+    tensors = [
+        tensor
+        for module in modules
+        for tensor in (*module.parameters(), *module.buffers())
+        if tensor.is_floating_point()
+    ]
+    types = [tensor.dtype for tensor in tensors]
+    try:
+        for tensor in tensors:
+            tensor.data = tensor.data.float()
+        yield
+    finally:
+        for tensor, dtype in zip(tensors, types, strict=True):
+            tensor.data = tensor.data.to(dtype)

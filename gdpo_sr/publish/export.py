@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save
 
 from gdpo_sr.checkpoints.adapter_config import CONFIG_FILE
+from gdpo_sr.checkpoints.load_adapter import merged_generator
 from gdpo_sr.checkpoints.lora import (
     DIFFUSERS_FILE,
     WEIGHTS_FILE,
@@ -22,7 +23,6 @@ from gdpo_sr.checkpoints.lora import (
     read_peft,
 )
 from gdpo_sr.checkpoints.meaning import Meaning, base_of, read_meaning, run_meaning
-from gdpo_sr.checkpoints.merge import merged_generator
 from gdpo_sr.checkpoints.model_folder import components_of, write_model
 from gdpo_sr.generators.load import build_generator, load_components
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator

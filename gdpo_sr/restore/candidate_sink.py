@@ -12,7 +12,6 @@ import torch
 from gdpo_sr.utils.picture_modes import SourcePicture, result_channels, to_profile
 from gdpo_sr.utils.resample import Frame, ResizedView
 
-CHOICES = ("first", "mean", "best")
 HEAT_RANGE = 0.1  # spread, on the scale 0 .. 1 of pixels, that gets the brightest colour
 
 Score = Callable[[torch.Tensor], float]
@@ -48,7 +47,7 @@ class CandidateSink:
         frame: size of the results.
         candidates: G.
         bits: of the results, 8 or 16, one for each picture.
-        choice: one of CHOICES.
+        choice: first, mean or best.
         uncertainty: also keep the spread of the candidates.
     """
 

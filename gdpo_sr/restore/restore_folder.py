@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,10 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from gdpo_sr.pipelines.noise_field import draw_seed
 from gdpo_sr.pipelines.restorer import Restorer, RestoreReport
 from gdpo_sr.restore import manifest
 from gdpo_sr.restore.candidate_sink import CandidateSink, Score
-from gdpo_sr.restore.noise import noise_name, noise_seeds
 from gdpo_sr.restore.options import FolderOptions, with_caption
 from gdpo_sr.restore.plan import Job
 from gdpo_sr.restore.records import describe, made, names
@@ -157,3 +160,17 @@ def _record(
     status = {"status": "failed", "error": problem} if problem else {"status": "done", **record}
     manifest.append(options.folder, {**names(job, options), **status})
     tell(job, problem)
+
+
+def noise_name(job: Job) -> str:
+    """What a picture's noise depends on besides the seed."""
+    return f"{job.source.name}/{job.frame}" if job.frame else job.source.name
+
+
+def noise_seeds(seed: int, name: str, candidates: int) -> list[int]:
+    """Seeds of a picture's noises, by `seed` and the file name alone: other pictures do not matter.
+    The first does not depend on how many there are.
+    """
+    digest = hashlib.sha256(f"{seed}/{name}".encode(errors="surrogateescape")).digest()
+    rng = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return [draw_seed(rng) for _ in range(candidates)]

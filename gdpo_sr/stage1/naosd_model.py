@@ -33,9 +33,9 @@ from gdpo_sr.trainer.build_data import (
     build_base_generator,
     build_metrics,
     build_validation_pairs,
+    cast_frozen,
     set_up_networks,
 )
-from gdpo_sr.trainer.frozen import cast_frozen
 from gdpo_sr.trainer.optimization import NetworkUpdate
 from gdpo_sr.trainer.processes import check_plain_processes
 from gdpo_sr.trainer.validation import PairedValidation

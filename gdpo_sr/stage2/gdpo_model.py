@@ -27,9 +27,9 @@ from gdpo_sr.trainer.build_data import (
     build_base_generator,
     build_validation_metrics,
     build_validation_pairs,
+    cast_frozen,
     set_up_networks,
 )
-from gdpo_sr.trainer.frozen import cast_frozen
 from gdpo_sr.trainer.processes import (
     check_plain_processes,
     check_spread,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,6 +25,10 @@ from gdpo_sr.generators.load_part import load_text_encoder
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
 from gdpo_sr.metrics import Metric, create_metric
 from gdpo_sr.rewards.base import Reward
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_CAST = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+"""Layers whose weights autocast rounds; the others compute in float32 under it."""
 
 
 def build_base_generator(network: NetworkOptions, texts: Sequence[str] = ()) -> NoiseAwareGenerator:
@@ -133,3 +137,21 @@ def _compile(network: nn.Module) -> None:
         network.decoder.compile()
     else:
         network.compile()
+
+
+def cast_frozen(networks: Iterable[nn.Module], precision: str) -> None:
+    """Round the layers that nothing trains once and for all: autocast would cast them anew in every
+    pass, for it remembers the casts of what is trained alone. Under it the same function.
+
+    Args:
+        networks: with their adapters, and with `requires_grad` as it stays.
+        precision: of the run, "no" leaves all as it is.
+    """
+    dtype = DTYPES.get(precision)
+    if dtype is None:
+        return
+    for network in networks:
+        for module in network.modules():
+            own = list(module.parameters(recurse=False))
+            if isinstance(module, _CAST) and not any(p.requires_grad for p in own):
+                module.to(dtype)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from gdpo_sr.utils.panels import write_side_by_side
+from gdpo_sr.utils.text import align
 from gdpo_sr.writer import write_file
 
 Pictures = list[dict[str, torch.Tensor]]
@@ -112,7 +113,7 @@ def comparison_table(
             if control is not None:
                 cells += _change_cells(others[row.name])
             rows.append(cells)
-    return align(rows)
+    return "\n".join(align(rows, 2))
 
 
 def _change_cells(row: MetricComparison) -> list[str]:
@@ -126,19 +127,6 @@ def _change_cells(row: MetricComparison) -> list[str]:
 
 def _number(value: float) -> str:
     return f"{value:.4f}" if math.isfinite(value) else "-"
-
-
-def align(rows: list[list[str]]) -> str:
-    """Columns of equal width: the first two to the left, numbers to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.ljust(width) if i < 2 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
 
 
 def write_figures(comparison: Comparison, verdict: dict[str, Any], folder: Path) -> None:

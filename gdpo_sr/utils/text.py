@@ -1,8 +1,9 @@
-"""Text that any terminal takes, and names that Markdown takes for nothing else."""
+"""Text that any terminal takes, columns, and names that Markdown takes for nothing else."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 
 def printable(text: str) -> str:
@@ -22,3 +23,15 @@ def as_code(text: str) -> str:
     """A name between backticks of Markdown, which it cannot end."""
     name = printable(text.replace("\n", " "))
     return "`" + name.replace("`", "'") + "`"
+
+
+def align(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+    """Lines of columns of equal width, the first `left` ones to the left, others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(
+            text.ljust(width) if i < left else text.rjust(width)
+            for i, (text, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

@@ -21,7 +21,7 @@ from gdpo_sr.metrics.registry import create_metric
 from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline
 from gdpo_sr.pipelines.tiled_restoration import TileRestorer
 from gdpo_sr.restore import manifest
-from gdpo_sr.restore.noise import noise_seeds
+from gdpo_sr.restore.restore_folder import noise_seeds
 from gdpo_sr.types import CheckpointError, DatasetError, OptionError
 from gdpo_sr.utils.image_decode import decode
 from gdpo_sr.utils.image_io import read_image, write_image, write_pixels

@@ -15,9 +15,9 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file
 
 from gdpo_sr.checkpoints.generator_adapters import GeneratorAdapters
+from gdpo_sr.checkpoints.load_adapter import merged_generator
 from gdpo_sr.checkpoints.lora import adapter_of, add_lora, lora_parameters, save_lora
 from gdpo_sr.checkpoints.meaning import Meaning, sample_weights
-from gdpo_sr.checkpoints.merge import merged_generator
 from gdpo_sr.checkpoints.model_folder import components_of, save_model_folder
 from gdpo_sr.cli import main as gdpo_sr
 from gdpo_sr.convert import main

@@ -13,7 +13,7 @@ from gdpo_sr.checkpoints.lora import add_lora, lora_parameters
 from gdpo_sr.config.load import load_options
 from gdpo_sr.config.paths import ExperimentPaths
 from gdpo_sr.stage2.gdpo_model import GDPOModel
-from gdpo_sr.trainer.frozen import cast_frozen
+from gdpo_sr.trainer.build_data import cast_frozen
 from tests.integration.test_training import OPTIONS_FILE, overrides
 from tests.unit.checkpoints.test_lean_lora import answer
 from tests.unit.checkpoints.test_lora import build_unet, fill
