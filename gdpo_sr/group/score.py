@@ -105,15 +105,14 @@ def as_given_out(group: Group, color_fix: str) -> torch.Tensor:
     return fixed.clamp(0, 1).unflatten(0, (-1, size))
 
 
-def split_cells(images: torch.Tensor, size: int) -> torch.Tensor:
-    """Cells of `size` pixels, picture by picture and row by row.
+def split_cells(images: torch.Tensor, cell_size: int) -> torch.Tensor:
+    """Cells of `cell_size` pixels a side, picture by picture and row by row.
 
     Args:
-        images: (B, ..., 3, H, W); H and W are multiples of `size`.
-        size: side of a cell in pixels.
+        images: (B, ..., 3, H, W); H and W are multiples of `cell_size`.
 
     Returns:
-        (B * H/size * W/size, ..., 3, size, size).
+        (B * H/cell_size * W/cell_size, ..., 3, cell_size, cell_size).
     """
-    tiles = images.unflatten(-1, (-1, size)).unflatten(-3, (-1, size))
+    tiles = images.unflatten(-1, (-1, cell_size)).unflatten(-3, (-1, cell_size))
     return tiles.movedim((-4, -2), (1, 2)).flatten(0, 2)

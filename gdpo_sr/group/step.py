@@ -114,8 +114,8 @@ class GroupStep:
 
     def _texture(self, hr: torch.Tensor) -> torch.Tensor:
         """rho_d of every picture or cell."""
-        size = self.train.cell_size
-        return self._share(hr if size is None else split_cells(hr, size))
+        cell_size = self.train.cell_size
+        return self._share(hr if cell_size is None else split_cells(hr, cell_size))
 
     def _share(self, pictures: torch.Tensor) -> torch.Tensor:
         """Of perception, in the total reward of each picture (N, 3, H, W)."""
