@@ -50,6 +50,7 @@ def stage2(clock: Clock, accumulation: int) -> GDPOModel:
     class Step:
         sample = staticmethod(lambda batch: clock.work(1))
         score = staticmethod(lambda group, hr: clock.work(2))
+        liked_hacks = staticmethod(lambda group, hr: {})
         set_advantages = staticmethod(lambda items, gather: None)
 
         def __call__(self, item: object) -> LossOutput:
