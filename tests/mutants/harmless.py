@@ -116,6 +116,8 @@ REASONS: dict[str, tuple[str, ...]] = {
         " _counts_of_many)(squares, used) | used <= FEW_BINS -> used < FEW_BINS",
         "rewards/patch_texture.py: rough = order[height >= 0.999]"
         " | height >= 0.999 -> height > 0.999",
+        "rewards/patch_texture.py: smooth_y, steps_y, place_y = _sobel(height, every[0],"
+        " patches.device) | 0 -> 1",
         "rewards/patch_texture.py: steep = order[height >= GENTLE]"
         " | height >= GENTLE -> height > GENTLE",
         "rewards/patch_texture.py: taken = slice(every // 2, None, every) | 2 -> 3",
