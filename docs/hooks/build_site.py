@@ -26,6 +26,7 @@ from docs.hooks.commands_page import commands_page  # noqa: E402
 from docs.hooks.links import site_links  # noqa: E402
 from docs.hooks.marks import with_marks  # noqa: E402
 from docs.hooks.options_page import options_page  # noqa: E402
+from docs.hooks.whole_options import whole_options  # noqa: E402
 
 REPOSITORY = {
     "README.md": "index.md",
@@ -95,10 +96,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Formulas as MathML; a picture of its own opens at its full size."""
+    """Formulas as MathML; a picture of its own opens at its full size; options in one piece."""
 
     def formula(match: re.Match[str]) -> str:
         display = "block" if match.group(1) == "div" else "inline"
         return convert(unescape(match.group(2)), display=display)
 
-    return PICTURE.sub(r'<p><a href="\2">\1</a></p>', FORMULA.sub(formula, html))
+    with_pictures = PICTURE.sub(r'<p><a href="\2">\1</a></p>', FORMULA.sub(formula, html))
+    return whole_options(with_pictures)

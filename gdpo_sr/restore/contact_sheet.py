@@ -83,7 +83,7 @@ def _pair(job: Job) -> Image.Image | None:
         return None
     pair = Image.new("RGB", (2 * SIDE + 2, SIDE + CAPTION), "white")
     pair.paste(before, (0, CAPTION))
-    pair.paste(after, (SIDE + 2, CAPTION))
+    pair.paste(after, (before.width + 2, CAPTION))
     words = job.target.name.encode(errors="replace").decode()
     ImageDraw.Draw(pair).text((2, 3), words, fill="black", font=ImageFont.load_default(size=14))
     return pair

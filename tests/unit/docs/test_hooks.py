@@ -10,6 +10,7 @@ from docs.hooks.api_pages import api_pages
 from docs.hooks.commands_page import commands_page
 from docs.hooks.links import site_links
 from docs.hooks.marks import definition, resume_rules, with_marks
+from docs.hooks.whole_options import whole_options
 from gdpo_sr.config.resume_rules import RULES
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -102,3 +103,13 @@ def test_the_commands_page_shows_options():
     page = commands_page()
     assert "## gdpo-sr inference" in page and "--lora_scale X" in page
     assert "--auto_resume" in page and "## gdpo-sr export" in page
+
+
+def test_options_stay_in_one_piece():
+    """On a phone a line ended in `--` and the next began with `max_pixels`."""
+    page = "<p><code>--format jpg</code>, <code>a-b --x</code> --no <code>log/x-y</code></p>"
+    whole = '<span class="option">{}</span>'.format
+    first, second = whole("--format"), whole("--x")
+    assert whole_options(page) == (
+        f"<p><code>{first} jpg</code>, <code>a-b {second}</code> --no <code>log/x-y</code></p>"
+    )
