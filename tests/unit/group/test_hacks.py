@@ -11,7 +11,7 @@ from gdpo_sr.group.hacks import HACKS, blurred, hack_rows, maximised
 from gdpo_sr.group.sample import Group
 from gdpo_sr.types import OptionError
 
-LEVEL, GRID = 5 / 255, 4
+LEVEL, PERIOD = 5 / 255, 4
 
 
 def rng() -> torch.Generator:
@@ -41,7 +41,7 @@ def test_what_each_change_does_to_grey():
     found = {name: change(grey(), rng()) for name, change in HACKS.items()}
     assert float((found["noise"] - 0.5).std()) == pytest.approx(LEVEL, rel=0.1)
     lines = found["grid"][0, 0, 1] - 0.5
-    expected = [LEVEL if i % GRID == 0 else 0.0 for i in range(24)]
+    expected = [LEVEL if i % PERIOD == 0 else 0.0 for i in range(24)]
     assert lines.tolist() == pytest.approx(expected, abs=1e-6)
     cast = (found["colour_cast"] - 0.5)[0, :, 0, 0]
     assert cast.tolist() == pytest.approx([LEVEL, 0, -LEVEL], abs=1e-6)
