@@ -12,7 +12,6 @@ from gdpo_sr.losses.diffusion_dpo import diffusion_dpo_loss
 from gdpo_sr.losses.diffusion_nft import diffusion_nft_loss
 from gdpo_sr.losses.gdpo_loss import gdpo_loss
 from gdpo_sr.losses.grpo import grpo_loss
-from gdpo_sr.losses.multi_pair_dpo import multi_pair_dpo_loss
 from gdpo_sr.losses.reward_gradient import reward_gradient_loss
 from gdpo_sr.losses.reward_weighted import reward_weighted_loss
 from gdpo_sr.losses.sft_best import sft_best_loss
@@ -34,7 +33,6 @@ __all__ = [
     "diffusion_nft_loss",
     "gdpo_loss",
     "grpo_loss",
-    "multi_pair_dpo_loss",
     "reward_gradient_loss",
     "reward_weighted_loss",
     "sft_best_loss",

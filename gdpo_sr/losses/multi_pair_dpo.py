@@ -9,9 +9,8 @@ from pydantic import Field
 
 from gdpo_sr.advantages import finite_std
 from gdpo_sr.losses.base import GroupErrors, RewardValues, register_loss
-from gdpo_sr.losses.preference import OMEGA_TEXT, OmegaOption, PreferenceLoss, preference_loss
+from gdpo_sr.losses.preference import OMEGA_TEXT, OmegaOption, PreferenceLoss
 from gdpo_sr.option_group import OptionGroup
-from gdpo_sr.types import LossOutput
 
 
 class Pairs(NamedTuple):
@@ -59,29 +58,6 @@ def pair_margins(
     return change.gather(-1, pairs.winner) - change.gather(-1, pairs.loser)
 
 
-def multi_pair_dpo_loss(
-    policy_error: torch.Tensor,
-    reference_error: torch.Tensor,
-    values: torch.Tensor,
-    beta: float = 5000.0,
-    fraction: float = 0.25,
-    mean_spread: torch.Tensor | None = None,
-) -> LossOutput:
-    """mean over groups and pairs of -w log sigmoid(-beta / 2 * margin).
-
-    Args:
-        policy_error, reference_error: (B, G), the noise of all candidates of a group the same.
-        values, fraction, mean_spread: as `weighted_pairs`.
-        beta: strength of the preference.
-
-    Returns:
-        scalar loss; logs: `logit`, `logit_abs`, `won`.
-    """
-    pairs = weighted_pairs(values, fraction, mean_spread)
-    margins = pair_margins(policy_error, reference_error, pairs)
-    return preference_loss(margins, beta, pairs.weight)
-
-
 class MultiPairDPOLossOptions(OptionGroup):
     """The best few against the worst few, with hierarchical weights (DP2O-SR)."""
 
@@ -94,7 +70,7 @@ class MultiPairDPOLossOptions(OptionGroup):
 
 @register_loss(MultiPairDPOLossOptions)
 class MultiPairDPOLoss(PreferenceLoss):
-    """Several pairs with hierarchical weights (`multi_pair_dpo_loss`); pairs are of pictures."""
+    """Several pairs with hierarchical weights (`weighted_pairs`); pairs are of pictures."""
 
     same_noise = True
     by_element = False

@@ -83,9 +83,6 @@ REASONS: dict[str, tuple[str, ...]] = {
         " reference_error, advantages), omega) | preference_loss(preference_margin(policy_error,"
         " reference_error, advantages), omega) -> preference_loss(omega,"
         " preference_margin(policy_error, reference_error, advantages))",
-        "losses/multi_pair_dpo.py: return preference_loss(margins, beta, pairs.weight)"
-        " | preference_loss(margins, beta, pairs.weight)"
-        " -> preference_loss(beta, margins, pairs.weight)",
         "losses/preference.py: output = preference_loss(margin, omega, weights)"
         " | preference_loss(margin, omega, weights) -> preference_loss(omega, margin, weights)",
     ),

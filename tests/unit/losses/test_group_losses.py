@@ -22,7 +22,6 @@ from gdpo_sr.losses import (
     diffusion_dpo_loss,
     gdpo_loss,
     grpo_loss,
-    multi_pair_dpo_loss,
     reward_weighted_loss,
     sft_best_loss,
 )
@@ -192,7 +191,7 @@ def test_the_best_quarter_of_groups_with_their_own_mean_spread():
 def test_one_pair_of_one_group_is_diffusion_dpo():
     """A single pair lies at the mean gap and a single group at the mean spread: the weight is 1."""
     s = case(1, 4)
-    ours = multi_pair_dpo_loss(s.policy, s.reference, s.rewards)
+    ours = s(LOSSES.get("multi_pair_dpo")())
     theirs = diffusion_dpo_loss(s.policy, s.reference, s.advantages)
     torch.testing.assert_close(ours.loss, theirs.loss)
 
