@@ -76,10 +76,10 @@ RECIPES = {
     "distill": Recipe(original=0, beta=0.3, feature_gan=0, spread=0, average=0.99),
     "crisp": Recipe(original=0.4, feature_weight=3.0, feature_gan=1.5, lr=1e-4),
     "even": Recipe(
-        feature_weight=2.0,
-        feature_gan=1.0,
-        spread=0.25,
-        spread_target=0.07,
+        feature_weight=3.0,
+        feature_gan=2.0,
+        spread=0.4,
+        spread_target=0.08,
         lr=1.5e-4,
     ),
 }

@@ -9,9 +9,10 @@ import pytest
 import torch
 from choose import weighted_mean
 from discriminator import FeatureDiscriminator
-from features import distance, first_blocks, weights_file
-from finetune import RECIPES, FineTuner
+from features import first_blocks, weights_file
+from finetune import RECIPES, FineTuner, _distance, _energies
 from start import FROZEN, _set_encoder, _set_lr_latents, enlarge, go_on_from
+from targets import original_share, texture_weight
 from tiles import Tiles, draw_batch
 
 from gdpo_sr.generators.lapped_autoencoder import LappedAutoencoder
@@ -83,7 +84,8 @@ def test_distance_of_features():
     """Vectors of length 1 at a right angle: |a - b|^2 = 2 in one layer, 0 in the other."""
     a, b = torch.zeros(1, 2, 3, 3), torch.zeros(1, 2, 3, 3)
     a[:, 0], b[:, 1] = 5.0, 3.0
-    assert distance([a, a], [b, a]).item() == pytest.approx(1, abs=1e-4)
+    assert _distance([a, a], [b, a], torch.ones(len(a))).item() == pytest.approx(1, abs=1e-4)
+    assert _distance([a, a], [b, a], torch.zeros(len(a))).item() == 0
 
 
 def test_the_discriminator_wants_real_high_and_fake_low():
@@ -124,3 +126,34 @@ def test_an_update_moves_the_network_and_not_its_filters(tiles: Tiles, tmp_path:
     again = FineTuner(build_generator(parts), tiles, random_features(), recipe, state, 1.0)
     assert again.updates == 1
     assert all(torch.equal(a, b) for a, b in zip(again.average, tuner.average, strict=True))
+
+
+# Targets
+
+
+def test_the_original_counts_where_the_teacher_agrees_with_it():
+    """Correlations of edges 1, about 0 and -1; and one in the middle, by mixing."""
+    hr, other = (torch.rand(1, 3, 64, 64, generator=rng(seed)) for seed in (1, 2))
+    teacher = torch.cat([hr, other, -hr, (hr + other) / 2])
+    share = original_share(hr.expand(4, -1, -1, -1), teacher)
+    assert share[0] == 1 and share[1] == 0 and share[2] == 0
+    assert float(share[3]) == pytest.approx((0.5**0.5 - 0.3) / 0.6, abs=0.05)
+
+
+def test_clean_edges_and_flat_areas_may_not_differ():
+    picture = torch.zeros(1, 3, 32, 96)
+    picture[..., 16:32] = 0.5
+    picture[..., 64:] = 0.5 * torch.randn(1, 1, 32, 32, generator=rng())
+    weight = texture_weight(picture)
+    assert weight.shape == (1, 1, 32, 96)
+    edge, flat, texture = (weight[0, 0, 8:24, x] for x in (16, 40, 80))
+    assert edge.max() < 0.01 and flat.max() < 0.01 and texture.mean() > 0.7
+
+
+def test_each_picture_has_its_own_share():
+    """The score of a picture that its outputs meet is 0 however much it counts."""
+    truth = torch.rand(2, 3, 32, 32, generator=rng())
+    pair = (truth + torch.tensor([0.0, 0.1]).view(2, 1, 1, 1),) * 2
+    beta = torch.zeros(2, 1, 32, 32)
+    first, second = (_energies(pair, truth, beta, torch.tensor(s)) for s in ([1.0, 0], [0.0, 1]))
+    assert float(first) < 0.01 and float(second) == pytest.approx(0.05, abs=0.01)
