@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 
 from benchmarks.sd_layout import build_sd_layout
-from gdpo_sr.checkpoints.lora import add_lora
+from gdpo_sr.checkpoints.lora import adapter_layers, add_lora
 from gdpo_sr.config.load import load_options
 from gdpo_sr.config.paths import ExperimentPaths
 from gdpo_sr.generators.load import build_generator, load_components
@@ -98,6 +98,12 @@ def own_step(model: GDPOModel, batch: SRBatch) -> Callable[[], float]:
     return step
 
 
+def back_to_peft(network: torch.nn.Module) -> None:
+    """Give the adapters of a network PEFT's own forward pass."""
+    for layer in adapter_layers(network):
+        layer.__class__ = type(layer).__mro__[2]
+
+
 class NaiveStep:
     """What the released step does, in our words: two UNets, the group sampled in float32 outside
     autocast, the text encoder run for every candidate in each of three passes, policy and reference
@@ -119,6 +125,7 @@ class NaiveStep:
         self.reference = frozen.requires_grad_(False).eval()
         lora = o.train.lora
         add_lora(self.policy.unet, lora.rank, lora.alpha, lora.dropout)
+        back_to_peft(self.policy.unet)
         own = dict(self.policy.unet.named_parameters())
         with torch.no_grad():
             for name, value in model.trained.items():

@@ -31,6 +31,8 @@ _OTHER_KINDS = (
     "alora_invocation_tokens",
 )
 """Settings of PEFT that make more of an adapter than two matrices a module."""
+_OTHER_BASES = ("pissa", "olora", "corda", "loftq")
+"""Starts of PEFT's `init_lora_weights` that go with other weights of the base."""
 _PATIENCE = 10.0  # seconds for the patterns of a config on all names of a network
 _MATCH = """
 import json, re, sys
@@ -64,6 +66,12 @@ def parse_config(values: Any, file: Path) -> LoraConfig:
     if values.get("bias", "none") != "none":
         bias = repr(values["bias"])
         raise CheckpointError(f"'{file}': bias = {bias:.60} is not supported, only 'none'")
+    start = values.get("init_lora_weights")
+    if isinstance(start, str) and start.lower().startswith(_OTHER_BASES):
+        raise CheckpointError(
+            f"'{file}': init_lora_weights = {start!r:.60} goes with changed weights of the base: "
+            "save it as a plain LoRA (PEFT's path_initial_model_for_weight_conversion)"
+        )
     return LoraConfig(
         r=_number(values, "r", 1, file),
         lora_alpha=_number(values, "lora_alpha", 0, file),

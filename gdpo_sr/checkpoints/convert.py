@@ -17,7 +17,14 @@ from gdpo_sr.checkpoints.load_adapter import merge_adapters
 from gdpo_sr.checkpoints.lora import Adapter, attach_lora, lora_config, write_adapter
 from gdpo_sr.checkpoints.meaning import Meaning, sample_weights
 from gdpo_sr.checkpoints.model_folder import components_of, save_model_folder
-from gdpo_sr.checkpoints.origins import HYPIR, HYPIR_TARGETS, STAGE1, Origin, PlainLora
+from gdpo_sr.checkpoints.origins import (
+    HYPIR,
+    HYPIR_TARGETS,
+    STAGE1,
+    STAGE2,
+    Origin,
+    PlainLora,
+)
 from gdpo_sr.checkpoints.released_layout import REMEDY, ReleasedCheckpoint, Tensors, read_layout
 from gdpo_sr.generators.load import build_generator, load_components
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
@@ -201,8 +208,14 @@ def convert_file(
     if merged and base is not None:
         _write_model(merge_adapters(base), settings, origin, output)
         return
-    kind = origin.prediction_type
-    meaning = Meaning(place.base, place.revision, prediction_type=kind, weights=weights, **settings)
+    meaning = Meaning(
+        place.base,
+        place.revision,
+        prediction_type=origin.prediction_type,
+        project=None if origin == STAGE2 else origin.name,
+        weights=weights,
+        **settings,
+    )
     write_lora(checkpoint, output, meaning)
 
 

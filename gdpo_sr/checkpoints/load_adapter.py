@@ -67,11 +67,18 @@ def continue_adapter(
     """`load_adapter` of stage 2 for further training: its parameters are trainable.
 
     Raises:
-        CheckpointError: there is none, it does not fit, or it is of stage 1.
+        CheckpointError: there is none, it does not fit, it is of stage 1, or of a project whose
+            LoRA makes the one-step model: without it the reference would be a plain base.
     """
     adapter = find_adapter(folder)
-    load_lora(network.unet, adapter, trainable=True)
     meaning = read_meaning(adapter)
+    if meaning.project is not None and not is_stage1(adapter):
+        raise CheckpointError(
+            f"'{adapter}' is the LoRA of {meaning.project}, which makes a one-step model out of "
+            "its base, and stage 2 would compare with the base alone: merge it (gdpo-sr merge "
+            f"--base BASE --lora {adapter} -o FOLDER) and use FOLDER as network_g.base"
+        )
+    load_lora(network.unet, adapter, trainable=True)
     check_base(network.unet, meaning, adapter)
     apply_meaning(network, meaning, given)
 

@@ -197,8 +197,8 @@ def find_adapter(place: str | Path) -> Path:
             return file
     raise CheckpointError(
         f"'{place}' holds no LoRA ({CONFIG_FILE} and {WEIGHTS_FILE}): give a run folder such as "
-        "experiments/NAME, a folder written by save_lora, or a .safetensors file in diffusers' or "
-        "kohya's keys"
+        "experiments/NAME, a folder written by save_lora, a .safetensors file in diffusers' or "
+        "kohya's keys, or what gdpo-sr convert makes of a .pkl or .pth"
     )
 
 

@@ -82,6 +82,11 @@ def _check_tensor(
             f"LoRA '{source}': {key} has shape {tuple(tensor.shape)}, the base's weight "
             f"{tuple(weight.shape)}: {_THAT_BASE}"
         )
+    if not tensor.is_floating_point():
+        raise CheckpointError(
+            f"LoRA '{source}': {key} is of {tensor.dtype}, expected floating point: save it "
+            "without quantisation"
+        )
     if not tensor.isfinite().all():
         raise CheckpointError(
             f"LoRA '{source}': {key} holds NaN or infinity: its training diverged, or it is damaged"

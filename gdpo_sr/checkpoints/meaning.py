@@ -48,6 +48,8 @@ class Meaning:
         unet, vae: folders of parts that replaced the base's.
         t_add, t_diff, prompt: with which it was trained.
         prediction_type: what the network says with it, where that is not as with its base.
+        project: whose adapter it is that makes a one-step model out of a plain base (HYPIR,
+            PiSA-SR); None: it goes on from a one-step model.
         changes: parts that the adapter changes: unet, vae, and conv_in where that is replaced.
         weights: some values of the base's network by name, to know it again.
     """
@@ -60,6 +62,7 @@ class Meaning:
     t_diff: int | None = None
     prompt: str | None = None
     prediction_type: str | None = None
+    project: str | None = None
     changes: tuple[str, ...] = ("unet",)
     weights: dict[str, list[float]] = field(default_factory=dict)
 

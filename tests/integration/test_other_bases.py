@@ -8,11 +8,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from gdpo_sr.checkpoints.lora import add_lora
+from gdpo_sr.checkpoints.lora import add_lora, load_lora, save_lora
 from gdpo_sr.convert import main as convert
-from gdpo_sr.generators.load import load_components
+from gdpo_sr.generators.load import base_folder, load_components
+from gdpo_sr.merge import main as merge
 from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline
-from gdpo_sr.types import OptionError
+from gdpo_sr.types import CheckpointError, OptionError
 from tests import other_models
 from tests.integration.test_training import build, trained
 from tests.other_models import sd_shaped_base
@@ -74,6 +75,39 @@ def test_one_update(bases, tmp_path: Path, caplog, kind: str, t: tuple, changes:
     pipe = OneStepSRPipeline.from_pretrained(bases[kind])
     pipe.load_lora_weights(tmp_path / "run")
     assert (pipe.scheduler.config.t_add, pipe.scheduler.config.t_diff) == t
+
+
+@pytest.mark.parametrize("kind", ["HYPIR", "PiSA-SR", "PiSA-SR pixel"])
+def test_a_lora_that_makes_the_model_is_merged_first(sd: Path, tmp_path: Path, kind: str):
+    """The reference is the base without `pretrain_lora`: here it would not restore anything."""
+    project, _, part = kind.partition(" ")
+    file = tmp_path / f"{project}.pth"
+    maker = {"HYPIR": other_models.HYPIR, "PiSA-SR": other_models.PiSASR}[project]
+    maker(sd).save(file)
+    assert convert([str(file), "-o", str(tmp_path / "lora"), "--base", str(sd)]) == 0
+    lora, merged = tmp_path / "lora" / part, tmp_path / "m"
+    with pytest.raises(CheckpointError, match=f"LoRA of {project}, which makes .*gdpo-sr merge"):
+        build(sd, tmp_path / "a", path__pretrain_lora=lora, **POSTERIOR, **LR)
+    with pytest.raises(CheckpointError, match=r"holds no LoRA.*gdpo-sr convert makes of a .pkl"):
+        build(sd, tmp_path / "b", path__pretrain_lora=file, **POSTERIOR, **LR)
+    assert merge(["--base", str(sd), "--lora", str(lora), "-o", str(merged)]) == 0
+    model = build(merged, tmp_path / "c", **POSTERIOR, **LR)
+    config = OneStepSRPipeline.from_pretrained(sd)
+    config.load_lora_weights(lora)
+    names = ("t_add", "t_diff", "prediction_type")
+    expected = {name: config.scheduler.config[name] for name in names}
+    assert {name: model.generator.scheduler.config[name] for name in names} == expected
+
+
+def test_a_lora_of_another_family_is_refused_by_its_module(sd: Path, tmp_path: Path):
+    """A UNet's LoRA for the embedded base's RRDB network, and the other way round."""
+    bases = sd, base_folder("mini")
+    for own, other in (bases, bases[::-1]):
+        unet = load_components(other)["unet"].requires_grad_(False)
+        add_lora(unet, 2)
+        lora = save_lora(unet, tmp_path / other.name)
+        with pytest.raises(CheckpointError, match=r"module '[a-z0-9_.]+'.*use the base that"):
+            load_lora(load_components(own)["unet"], lora, trainable=True)
 
 
 def test_equal_candidates_are_refused_or_told(base: Path, bases, tmp_path: Path):

@@ -313,6 +313,7 @@ def changed(saved: Path, folder: Path, config=None, tensors=None) -> Path:
 
 
 KEY = "base_model.model.conv_in.lora_A.weight"
+KEY_B = "base_model.model.conv_in.lora_B.weight"
 WRONG = {
     "target_modules in adapter_config.json leaves out": ({"target_modules": ["to_q"]}, None),
     "lacks 'conv_in.lora_A.weight'": ({}, lambda t: {k: v for k, v in t.items() if k != KEY}),
@@ -329,6 +330,32 @@ WRONG = {
     'lora_alpha = "8"': ({"lora_alpha": "8"}, None),
     "target_modules = null": ({"target_modules": None}, None),
     "peft_type is not LORA": ({"peft_type": "IA3"}, None),
+    "init_lora_weights = 'pissa_niter_16' goes with": (
+        {"init_lora_weights": "pissa_niter_16"},
+        None,
+    ),
+    "conv_in.lora_A.weight is of torch.int8": ({}, lambda t: {**t, KEY: t[KEY].to(torch.int8)}),
+    "conv_in.lora_B.weight holds NaN or infinity": (
+        {},
+        lambda t: {**t, KEY_B: torch.full_like(t[KEY_B], torch.inf)},
+    ),
+    "for module 'conv_in.nothing', which this base lacks": (
+        {},
+        lambda t: {
+            **t,
+            **{k.replace("conv_in", "conv_in.nothing"): t[k].clone() for k in (KEY, KEY_B)},
+        },
+    ),
+    "(\\\\w+\\\\.?)+!)$'] in adapter_config.json need more": (
+        {"rank_pattern": {r"(\w+\.?)+!": 4}},
+        None,
+    ),
+    "conv_in.lora_A.weight has rank 4, adapter_config.json says 2": (
+        {"rank_pattern": {"conv_in": 2}},
+        None,
+    ),
+    "target_modules = []": ({"target_modules": []}, None),
+    "lora_alpha = null": ({"lora_alpha": None}, None),
 }
 
 
