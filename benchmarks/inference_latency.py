@@ -162,7 +162,7 @@ def table(times: dict[str, Times], peaks: dict[str, int], differences: dict[str,
         "| | median ms | p90 ms | times as fast | peak MiB | of plain | mean difference |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name, (median, p90) in times.items():
+    for name, (median, p90, _) in times.items():
         speed = f"{1e3 * median:.1f} | {1e3 * p90:.1f} | {base_time / median:.2f}"
         memory = f"{peaks[name] / 2**20:.0f} | {peaks[name] / base_peak:.2f}"
         lines.append(f"| {name} | {speed} | {memory} | {differences[name]:.5f} |")
