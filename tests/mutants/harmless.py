@@ -90,7 +90,8 @@ REASONS: dict[str, tuple[str, ...]] = {
         "rewards/scoring.py: [gradient] = torch.autograd.grad(scores.sum(), candidates)"
         " | scores.sum -> scores.mean",
     ),
-    "normal noise is as likely with the other sign, and a step's length is set": (
+    "any noise will do, with either sign, and a step's length is set": (
+        "group/step.py: rng = torch.Generator().manual_seed(0) | 0 -> 1",
         "group/hacks.py: return images + LEVEL * draw_noise(tuple(images.shape), rng,"
         " images.device, images.dtype) | images + LEVEL * draw_noise(tuple(images.shape), rng,"
         " images.device, images.dtype) -> images - LEVEL * draw_noise(tuple(images.shape), rng,"

@@ -416,3 +416,17 @@ def test_cheap_changes_that_the_rewards_like_are_named(network):
     assert liked(close, 0.0).keys() <= {"blur"}
     assert liked({**close, **rough}, 1.0) == found
     assert "noise" not in liked({**close, **rough}, 0.0)
+
+
+def test_by_how_much_changes_are_liked(network):
+    """Candidates of 0.4, 0.5 and 0.6 have a spread of 0.1, and lines of 5 levels every 4 pixels,
+    across and down, make them brighter by 2.5 levels. A reward that says nothing likes nothing.
+    """
+    images = torch.tensor([0.4, 0.5, 0.6]).view(1, G, 1, 1, 1).expand(B, G, 3, 32, 32).double()
+    group = Group(images[:, 0], ["a", "b"], images, *(torch.zeros(B, G, *LATENT) for _ in range(3)))
+    fixed = reward_options(fixed_perception_weight=1.0)
+    rewards = {"bright": Brightness("perception")}, {"flat": Rough()}
+    bright, silent = (make_step(network, None, r, reward=fixed) for r in rewards)
+    gains = bright.liked_hacks(group, images[:, 0])
+    assert gains["grid"] == pytest.approx(2.5 / 255 / 0.1, rel=1e-3)
+    assert silent.liked_hacks(group, images[:, 0]) == {}
