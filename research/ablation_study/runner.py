@@ -97,7 +97,7 @@ class Runner:
 
     def _options(self, job: Job) -> GDPOOptions:
         folder = self._folder(job)
-        place = (f"name={folder.name}", f"path:experiments_root={folder.parent}")
+        place = (f"name='{folder.name}'", f"path:experiments_root={folder.parent}")
         return job.options(self.common, (*QUIET, *place))
 
     def _measure(self, job: Job, seconds: float) -> None:

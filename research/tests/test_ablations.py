@@ -374,3 +374,13 @@ rows:
     assert "Seconds of training: half 60, whole 60." in file.read_text()
     assert "| half | 1 | psnr_y R | 25 | 25.1 |" in file.read_text()
     assert (tmp_path / "curves.png").is_file()
+
+
+def test_a_run_may_have_a_name_that_looks_like_a_number(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """94522e385333 was read as 9e385337, which is no finite number."""
+    common, [study] = load_studies(folder, [], False)
+    runner = Runner(common, Results(tmp_path, tmp_path / "none"))
+    monkeypatch.setattr(runner, "_folder", lambda job: tmp_path / "94522e385333")
+    assert runner._options(study.job("gdpo", 0)).name == "94522e385333"
