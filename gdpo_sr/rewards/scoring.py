@@ -34,10 +34,15 @@ def _scores(name: str, reward: Reward, candidates: torch.Tensor, hr: torch.Tenso
     except GDPOSRError:  # a mistake in the options, the same for every candidate
         raise
     except Exception as error:
-        _LOGGER.warning("reward '%s' failed on a group (%s); scoring one by one", name, error)
+        _LOGGER.warning("reward '%s' failed on a group (%s); scoring one by one", name, said(error))
         scores = _one_by_one(reward, candidates, hr)
     check_scores(name, scores, candidates)
     return scores.detach().float()  # a reward may have switched gradients on
+
+
+def said(error: Exception) -> str:
+    """What an error of a user's function says, on one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def score_with_gradient(
@@ -103,7 +108,7 @@ def _one_by_one(reward: Reward, candidates: torch.Tensor, hr: torch.Tensor) -> t
             try:
                 found.append(reward(candidates[b : b + 1, g : g + 1], hr[b : b + 1])[0, 0])
             except Exception as error:
-                _LOGGER.warning("no score for candidate %d of image %d: %s", g, b, error)
+                _LOGGER.warning("no score for candidate %d of image %d: %s", g, b, said(error))
                 found.append(None)
     known = next((score for score in found if score is not None), candidates.new_zeros(()))
     missing = torch.full_like(known, torch.nan)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 
 from gdpo_sr.rewards.base import Kind, check_options, check_shapes
 from gdpo_sr.rewards.registry import RewardFunction
-from gdpo_sr.rewards.scoring import check_scores
-from gdpo_sr.types import MetricError
+from gdpo_sr.rewards.scoring import check_scores, said
+from gdpo_sr.types import GDPOSRError, MetricError
+
+_LOGGER = logging.getLogger("gdpo_sr")
 
 
 class FunctionMetric:
@@ -47,8 +51,17 @@ class FunctionMetric:
 
     @torch.no_grad()
     def __call__(self, images: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
-        """Scores (N,) of images (N, 3, H, W) against references of the same shape, in [0, 1]."""
-        return self.group(images[:, None], references)[:, 0].reshape(len(images), -1).mean(1)
+        """Scores (N,) of images (N, 3, H, W) against references of the same shape, in [0, 1]; NaN
+        where the function raises.
+        """
+        try:
+            scores = self.group(images[:, None], references)
+        except GDPOSRError:
+            raise
+        except Exception as error:
+            _LOGGER.warning("reward '%s' failed in a validation (%s)", self.name, said(error))
+            return images.new_full((len(images),), torch.nan)
+        return scores[:, 0].reshape(len(images), -1).mean(1)
 
 
 class UserReward:

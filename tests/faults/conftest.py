@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
 
 from tests.faults.kills import UPDATES
 from tests.faults.runs import outcome, train
+
+
+@pytest.fixture(scope="session", autouse=True)
+def imported() -> None:
+    """What has been imported is no garbage: every run collects what it leaves."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

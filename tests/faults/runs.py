@@ -14,7 +14,10 @@ import torch
 
 from gdpo_sr.cli import run_main
 from gdpo_sr.train import main
+from gdpo_sr.utils.image_io import read_image, write_image
 from tests.integration import test_stage1, test_training
+
+PHOTOS = test_training.ROOT / "datasets" / "example" / "train"
 
 FILES = {"stage1": test_stage1.OPTIONS_FILE, "stage2": test_training.OPTIONS_FILE}
 SMALL = {
@@ -40,11 +43,22 @@ LIGHT = {
 }
 
 
+def photos(folder: Path) -> Path:
+    """Pieces of the example photos: whole ones take longer to decode than an update."""
+    if not folder.is_dir():
+        folder.mkdir()
+        for index, file in enumerate(sorted(PHOTOS.iterdir())[:6]):
+            write_image(folder / f"{index}.png", read_image(file)[:, 64:160, 64:160])
+    return folder
+
+
 def command(stage: str, base: Path, root: Path, *flags: str, **changes: object) -> list[str]:
     """Arguments of `train.py`."""
     build = {"stage1": test_stage1, "stage2": test_training}[stage].overrides
     forced = dict(item.split("=", 1) for item in build(base, root))
     changed = {key.replace("__", ":"): str(value) for key, value in changes.items()}
+    folder = photos(base.parent / "photos")
+    forced |= {f"datasets:{part}:dataroot_gt": str(folder) for part in ("train", "val")}
     forced |= {k: str(v) for k, v in {**SMALL, **LIGHT[stage]}.items()} | changed
     pairs = [f"{key}={value}" for key, value in forced.items()]
     return ["-opt", str(FILES[stage]), *flags, "--force_yml", *pairs]

@@ -101,3 +101,18 @@ def test_what_ends_a_run_from_outside_is_one_line(
     monkeypatch.setattr(GDPOModel, "prepare_update", ends)
     assert train("stage2", base, tmp_path) == (2 if words == "num_workers" else 130)
     assert words in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("text", ["raise MemoryError", "raise ValueError('a\\nb')"])
+def test_a_reward_that_always_raises_ends_the_run(text: str, base: Path, tmp_path: Path, capsys):
+    """Found: in the first validation it ended with a traceback."""
+    file = tmp_path / f"raises_{abs(hash(text))}.py"
+    file.write_text(f"def score(candidates, hr):\n    {text}\n")
+    changes = {
+        "train__reward__user_modules": f"[{file}]",
+        "train__reward__fidelity": f"{{mine: {{reward: {file.stem}.score}}}}",
+    }
+    assert train("stage2", base, tmp_path, train__total_iter=6, **changes) == 3
+    lines = capsys.readouterr().err.splitlines()
+    assert "reward mine failed on every candidate in 3 of" in lines[-1]
+    assert any("failed in a validation (" in line for line in lines)
