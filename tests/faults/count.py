@@ -40,7 +40,8 @@ def main() -> int:
                 print("\n".join(told), file=sys.stderr, flush=True)
                 wrong += tally.wrong
     seconds = sum(os.times()[:4])
-    print(f"\n{len(wrong)} wrong; {seconds:.0f} s of a core, {time.strftime('%F')}")
+    share = "all cases" if args.times == 1 else f"{args.times:g} of the cases of every kind"
+    print(f"\n{share}: {len(wrong)} wrong; {seconds:.0f} s of a core, {time.strftime('%F %R')}")
     return 1 if wrong else 0
 
 

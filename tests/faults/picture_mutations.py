@@ -43,7 +43,7 @@ def samples() -> list[tuple[str, bytes]]:
     turned = Image.Exif()
     turned[0x0112] = 6
     found = [
-        (suffix, _saved(picture.convert("L" if mode == "I;16" else mode).convert(mode), suffix))
+        (suffix, _saved(_in_mode(picture, mode), suffix))
         for suffix, modes in MODES.items()
         for mode in modes
     ]
@@ -55,6 +55,12 @@ def samples() -> list[tuple[str, bytes]]:
     deep = levels.astype(np.uint16) * 257
     found += [("png", png_16(deep, icc, None, None)), ("tif", tiff_file(deep, icc, None, None))]
     return found
+
+
+def _in_mode(picture: Image.Image, mode: str) -> Image.Image:
+    if mode == "F":  # from 0 to 1
+        return Image.fromarray(np.asarray(picture.convert("L"), np.float32) / 255)
+    return picture.convert("L" if mode == "I;16" else mode).convert(mode)
 
 
 def _saved(picture: Image.Image, suffix: str, **options: object) -> bytes:
