@@ -58,6 +58,11 @@ REASONS: dict[str, tuple[str, ...]] = {
         "group/sample.py: if chunk is None or chunk >= len(tensors[0]):"
         " | chunk >= len(tensors[0]) -> chunk > len(tensors[0])",
     ),
+    "no loss that goes through the rewards reads their spread": (
+        "group/step.py: return RewardValues(total, finite_std(total.detach(), -1).mean())"
+        " | -1 -> 1",
+        "group/step.py: return RewardValues(total, finite_std(total.detach(), -1).mean()) | 1 -> 2",
+    ),
     "there are as many parts as batches: they were split by them": (
         "group/step.py: for item, own in zip(items, found.split([len(i.texture) for i in items]),"
         " strict=True): | True -> False",
