@@ -114,7 +114,7 @@ def test_verdicts(intervals: list[tuple[float, float]], text: str):
 @pytest.mark.parametrize("tune", [False, True])
 def test_every_row_of_every_study_is_a_valid_run(tune: bool):
     common, studies = load_studies(OPTIONS, [], tune)
-    assert len(studies) == (2 if tune else 6)
+    assert len(studies) == (3 if tune else 6)
     for study in studies:
         for job in study.jobs(seed=0):
             options = job.options(common)
