@@ -78,16 +78,18 @@ def _section(study: Study, scores: Scores, plot: str | None) -> str:
 def _table(study: Study, scores: Scores) -> list[str]:
     lines = ["| row | seeds | metric | base | row | gain | net of control |"]
     lines += ["|---|---|---|---|---|---|---|"]
+    missing = []
     for name in study.rows:
+        cells = {metric: scores.cell(study, name, metric) for metric in scores.metrics()}
+        if None in cells.values():
+            missing.append(name)
+            continue
         rewarded = scores.rewarded(study, name)
-        for metric in scores.metrics():
-            cell = scores.cell(study, name, metric)
-            seeds = cell.seeds if cell else 0
+        for metric, cell in cells.items():
             mark = " R" if metric in rewarded else ""
-            lines.append(
-                f"| {name} | {seeds} | {metric}{mark} | {_figures(cell, scores, metric)} |"
-            )
-    return lines
+            figures = _figures(cell, scores, metric)
+            lines.append(f"| {name} | {cell.seeds} | {metric}{mark} | {figures} |")
+    return [*lines, "", f"Not run: {', '.join(missing)}."] if missing else lines
 
 
 def _times(study: Study, scores: Scores) -> str:
@@ -97,10 +99,8 @@ def _times(study: Study, scores: Scores) -> str:
     return f"Seconds of training: {', '.join(known)}." if known else ""
 
 
-def _figures(cell: Cell | None, scores: Scores, metric: str) -> str:
+def _figures(cell: Cell, scores: Scores, metric: str) -> str:
     base = np.nanmean(scores.base_scores(metric))
-    if cell is None:
-        return f"{base:.4g} | not run | | "
     net = "no control" if cell.net is None else _interval(cell.net)
     return f"{base:.4g} | {cell.mean:.4g} | {_interval(cell.gain)} | {net}"
 

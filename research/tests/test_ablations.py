@@ -10,7 +10,7 @@ import ablations
 import numpy as np
 import pytest
 from ablation_study.document import write_document
-from ablation_study.plan import Common, Job, load_studies
+from ablation_study.plan import Common, Job, Row, load_studies
 from ablation_study.results import (
     SHIPPED,
     Results,
@@ -351,6 +351,9 @@ def test_document_says_what_was_measured(folder: Path, tmp_path: Path):
     assert "| gdpo | 2 | psnr_y R" in pooled and "| gdpo | 2 | psnr_y R" in alone
     assert (file.parent / "losses.png").is_file()
     assert all(runner.is_done(job) for job in studies[0].jobs(0))
+    more = studies[0].model_copy(update={"rows": {**studies[0].rows, "other": Row(t_add=7)}})
+    write_document(file, runner, [more])
+    assert "\nNot run: other.\n" in file.read_text() and "| other |" not in file.read_text()
 
 
 def test_curves_join_rows_and_times_are_told(folder: Path, tmp_path: Path):

@@ -22,6 +22,8 @@ REASONS: dict[str, tuple[str, ...]] = {
         ".mean(-1) | -1 -> 1",
         "group/step.py: spread = finite_std(batch if gather is None else gather(batch), -1).mean()"
         " | -1 -> 1",
+        "group/step.py: return RewardValues(total, finite_std(total.detach(), -1).mean())"
+        " | -1 -> 1",
         "group/step.py: spreads = {name: finite_std(s.detach(), -1) for name, s in scores.items()}"
         " | -1 -> 1",
         "losses/base.py: return values.flatten(1).mean(-1) if values.ndim > 1 else values"
@@ -57,11 +59,6 @@ REASONS: dict[str, tuple[str, ...]] = {
     "one chunk of everything is everything": (
         "group/sample.py: if chunk is None or chunk >= len(tensors[0]):"
         " | chunk >= len(tensors[0]) -> chunk > len(tensors[0])",
-    ),
-    "no loss that goes through the rewards reads their spread": (
-        "group/step.py: return RewardValues(total, finite_std(total.detach(), -1).mean())"
-        " | -1 -> 1",
-        "group/step.py: return RewardValues(total, finite_std(total.detach(), -1).mean()) | 1 -> 2",
     ),
     "there are as many parts as batches: they were split by them": (
         "group/step.py: for item, own in zip(items, found.split([len(i.texture) for i in items]),"

@@ -247,7 +247,14 @@ def test_the_gradient_goes_through_the_rewards(network):
 
 def test_the_kinds_weigh_by_the_texture_of_all_cells(network):
     """Cells of a picture with texture 0, 0, 0 and 1 are a picture with a quarter of texture."""
-    loss = LOSSES.get("reward_gradient")(0.0)
+    seen = []
+
+    class Seeing(LOSSES.get("reward_gradient")):
+        def __call__(self, errors, advantages, values=None):
+            seen.append(values)
+            return super().__call__(errors, advantages, values)
+
+    loss = Seeing(0.0)
     step = make_step(network, loss, cell_size=16, sampler="policy", **LR)
     scored = step.score(step.sample(batch()), batch().hr)
     step.set_advantages([scored])
@@ -259,6 +266,9 @@ def test_the_kinds_weigh_by_the_texture_of_all_cells(network):
     expected = ((1 - textured) * close + textured * bright).mean()
     value = step(scored).logs["value"]
     torch.testing.assert_close(value, expected.to(value), rtol=1e-3, atol=1e-3)
+    [values] = seen
+    assert values.values.shape == (B, G)
+    torch.testing.assert_close(values.mean_spread, values.values.detach().std(-1).mean())
 
 
 def test_rewards_without_a_gradient_are_named():
