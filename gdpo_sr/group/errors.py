@@ -235,7 +235,7 @@ def at_least_float32(x: torch.Tensor) -> torch.Tensor:
 
 
 def mean_squared_error(
-    prediction: torch.Tensor, target: torch.Tensor, dims: tuple[int, ...] = (-3, -2, -1)
+    prediction: torch.Tensor, target: torch.Tensor, dims: tuple[int, ...]
 ) -> torch.Tensor:
     """l_i: mean of (prediction - target)^2 in float32 over c, h, w, or over c alone (-3,)."""
     return (at_least_float32(prediction) - at_least_float32(target)).square().mean(dims)
