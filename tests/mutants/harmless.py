@@ -156,7 +156,8 @@ REASONS: dict[str, tuple[str, ...]] = {
         " | mean_squared_error(prediction, wanted, dims)"
         " -> mean_squared_error(wanted, prediction, dims)",
         "group/errors.py: return x.to(torch.promote_types(x.dtype, torch.float32))"
-        " | torch.promote_types(x.dtype, torch.float32) -> torch.promote_types(torch.float32, x.dtype)",
+        " | torch.promote_types(x.dtype, torch.float32)"
+        " -> torch.promote_types(torch.float32, x.dtype)",
         "group/errors.py: kind = latents.device, torch.promote_types(latents.dtype, torch.float32)"
         " | torch.promote_types(latents.dtype, torch.float32)"
         " -> torch.promote_types(torch.float32, latents.dtype)",
