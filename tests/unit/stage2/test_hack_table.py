@@ -25,13 +25,13 @@ def table() -> HackTable:
     return HackTable(load_options(file, [*FEW, PIQE]))
 
 
-def test_noise_and_grid_lower_the_total(table: HackTable):
-    """In the mean over the pictures; what the others do on six training photos is in the report of
-    `scripts/hack_table.py`, since two small pictures cannot say it.
-    """
+def test_no_cheap_change_raises_the_total_of_the_main_job(table: HackTable):
+    """In the mean over the pictures: noise, a grid, blur, sharpening and a colour cast."""
     rows = {row.hack: row.gains for row in table.rows()}
     assert list(rows) == list(HACKS) and all(g["total"].shape == (2,) for g in rows.values())
-    assert all(float(rows[name]["total"].mean()) < 0 for name in ("noise", "grid"))
+    assert {
+        name: float(g["total"].mean()) for name, g in rows.items() if g["total"].mean() >= 0
+    } == {}
 
 
 def test_neither_feature_is_safe_alone(table: HackTable):
