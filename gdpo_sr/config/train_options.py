@@ -26,7 +26,7 @@ def loss_type(value: Any) -> str | None:
 if TYPE_CHECKING:
     LossOptions = OptionGroup
 else:
-    _GROUPS = [Annotated[options, Tag(name)] for name, options in sorted(OPTIONS.items())]
+    _GROUPS = [Annotated[options, Tag(name)] for name, options in OPTIONS.items()]
     LossOptions = Annotated[functools.reduce(operator.or_, _GROUPS), Discriminator(loss_type)]
 """One group of options for every loss of `gdpo_sr.losses`, by `type`."""
 

@@ -109,8 +109,9 @@ def test_recorded_gradient_of_equal_policies(golden):
         for name in ("large__ref_pred", "large__noise", "large__adv", "equal__grad")
     )
     prediction = reference.clone().requires_grad_()
-    policy = mean_squared_error(prediction, noise).view(2, 6)
-    loss = gdpo_loss(policy, mean_squared_error(reference, noise).view(2, 6), advantages).loss
+    errors = (mean_squared_error(x, noise, (-3, -2, -1)) for x in (prediction, reference))
+    policy, unchanged = (error.view(2, 6) for error in errors)
+    loss = gdpo_loss(policy, unchanged, advantages).loss
     loss.backward()
     assert float(loss.detach()) == pytest.approx(math.log(2), rel=1e-6)
     torch.testing.assert_close(prediction.grad, expected, atol=1e-5, rtol=1e-5)
