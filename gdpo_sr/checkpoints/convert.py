@@ -212,7 +212,7 @@ def convert_file(
         place.base,
         place.revision,
         prediction_type=origin.prediction_type,
-        project=None if origin == STAGE2 else origin.name,
+        project=None if origin in (STAGE1, STAGE2) else origin.name,
         weights=weights,
         **settings,
     )

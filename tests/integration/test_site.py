@@ -79,9 +79,9 @@ def test_marks_and_formulas_are_replaced(site: Path):
 def test_a_plot_opens_at_its_full_size(site: Path):
     text = (site / "evidence.html").read_text("utf-8")
     assert re.search(
-        r'<a href="repository/i_main_job.png"><img [^>]*src="repository/i_main_job', text
+        r'<a href="repository/d_curves.png"><img [^>]*src="repository/d_curves', text
     )
-    assert (site / "repository" / "i_main_job.png").is_file()
+    assert (site / "repository" / "d_curves.png").is_file()
 
 
 def test_the_home_page_is_the_readme(site: Path):
