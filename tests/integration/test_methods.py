@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from gdpo_sr.group.errors import draw_update_noise
+from gdpo_sr.group.hacks import HACKS
 from gdpo_sr.losses import LOSSES
 from gdpo_sr.rewards.user_reward import UserReward
 from gdpo_sr.stage2.gdpo_model import GDPOModel
@@ -224,4 +225,7 @@ def test_rewards_see_float32_outside_autocast(base: Path, tmp_path: Path, monkey
     half = torch.autocast("cpu", torch.bfloat16)
     monkeypatch.setattr(model.accelerator, "autocast", lambda: half)
     model._update(model._batches())
-    assert seen == [(torch.float32, torch.float32, torch.float32, False)]
+    asked = (
+        1 + 1 + len(HACKS)
+    )  # the update's candidates; before the first one, them and each change
+    assert seen == asked * [(torch.float32, torch.float32, torch.float32, False)]
