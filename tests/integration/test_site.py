@@ -78,9 +78,7 @@ def test_marks_and_formulas_are_replaced(site: Path):
 
 def test_a_plot_opens_at_its_full_size(site: Path):
     text = (site / "evidence.html").read_text("utf-8")
-    assert re.search(
-        r'<a href="repository/d_curves.png"><img [^>]*src="repository/d_curves', text
-    )
+    assert re.search(r'<a href="repository/d_curves.png"><img [^>]*src="repository/d_curves', text)
     assert (site / "repository" / "d_curves.png").is_file()
 
 
