@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.tiny_base import tiny_base
+from gdpo_sr.utils.lean_imports import without
+
+with without("bitsandbytes"):  # where it is installed, diffusers and peft import it: four seconds
+    from tests.tiny_base import tiny_base
 
 TESTS = Path(__file__).parent
 SHARED = TESTS.parent.parent / "shared"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import string
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -20,16 +21,18 @@ _TOKENS = 8
 _WIDTH = 16
 
 
-def tiny_base(folder: Path, channels: tuple[int, int] = (16, 32), seed: int = 0) -> Path:
+def tiny_base(
+    folder: Path, channels: tuple[int, ...] = (16, 32), seed: int = 0, **unet: Any
+) -> Path:
     """Save a base in diffusers layout, the same for the same seed; returns `folder`.
 
-    Its latents hold 12 lapped coefficients at a hop of 4 pixels, as those of `mini` do.
+    `unet` are other values of its UNet's config. Its latents hold 12 lapped coefficients at a hop of 4 pixels, as those of `mini` do.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         tokenizer = _tokenizer(folder / "tokenizer")
         pipeline = OneStepSRPipeline(
-            unet=_unet(channels),
+            unet=_unet(channels, **unet),
             vae=_autoencoder(),
             text_encoder=_text_encoder(tokenizer),
             tokenizer=tokenizer,
@@ -78,16 +81,19 @@ def _autoencoder() -> LappedAutoencoder:
     return vae
 
 
-def _unet(channels: tuple[int, int]) -> UNet2DConditionModel:
+def _unet(channels: tuple[int, ...], **values: Any) -> UNet2DConditionModel:
+    config = {
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    }
     return UNet2DConditionModel(
         sample_size=16,
         in_channels=12,
         out_channels=12,
         block_out_channels=channels,
         layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=_WIDTH,
         attention_head_dim=4,
         norm_num_groups=8,
+        **{**config, **values},
     )

@@ -8,13 +8,19 @@ from pathlib import Path
 import pytest
 
 from tests.faults.kills import UPDATES
-from tests.faults.runs import outcome, train
+from tests.faults.runs import one_block, outcome, train
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def imported() -> None:
-    """What has been imported is no garbage: every run collects what it leaves."""
+    """What has been imported so far is no garbage: every run collects what it leaves."""
     gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Smaller than that of the other tests."""
+    return one_block(tmp_path_factory.mktemp("base") / "tiny")
 
 
 @pytest.fixture(scope="session")

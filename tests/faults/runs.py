@@ -16,6 +16,7 @@ from gdpo_sr.cli import run_main
 from gdpo_sr.train import main
 from gdpo_sr.utils.image_io import read_image, write_image
 from tests.integration import test_stage1, test_training
+from tests.tiny_base import tiny_base
 
 PHOTOS = test_training.ROOT / "datasets" / "example" / "train"
 
@@ -43,11 +44,19 @@ LIGHT = {
 }
 
 
-def photos(folder: Path) -> Path:
+def one_block(folder: Path) -> Path:
+    """A base whose network has one block on the way down and one up: most of a short run's time
+    goes into adapters, by their number.
+    """
+    blocks = {"down_block_types": ("CrossAttnDownBlock2D",), "up_block_types": ("UpBlock2D",)}
+    return tiny_base(folder, channels=(8,), mid_block_type=None, **blocks)
+
+
+def photos(folder: Path, count: int) -> Path:
     """Pieces of the example photos: whole ones take longer to decode than an update."""
     if not folder.is_dir():
         folder.mkdir()
-        for index, file in enumerate(sorted(PHOTOS.iterdir())[:6]):
+        for index, file in enumerate(sorted(PHOTOS.iterdir())[:count]):
             write_image(folder / f"{index}.png", read_image(file)[:, 64:160, 64:160])
     return folder
 
@@ -57,8 +66,9 @@ def command(stage: str, base: Path, root: Path, *flags: str, **changes: object) 
     build = {"stage1": test_stage1, "stage2": test_training}[stage].overrides
     forced = dict(item.split("=", 1) for item in build(base, root))
     changed = {key.replace("__", ":"): str(value) for key, value in changes.items()}
-    folder = photos(base.parent / "photos")
-    forced |= {f"datasets:{part}:dataroot_gt": str(folder) for part in ("train", "val")}
+    for part, count in (("train", 6), ("val", 1)):
+        folder = photos(base.parent / f"photos_{part}", count)
+        forced[f"datasets:{part}:dataroot_gt"] = str(folder)
     forced |= {k: str(v) for k, v in {**SMALL, **LIGHT[stage]}.items()} | changed
     pairs = [f"{key}={value}" for key, value in forced.items()]
     return ["-opt", str(FILES[stage]), *flags, "--force_yml", *pairs]

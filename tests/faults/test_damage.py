@@ -21,7 +21,7 @@ def adapters(base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch):
     """Patterns that never end are waited for in vain."""
-    monkeypatch.setattr(adapter_config, "_PATIENCE", 1.0)
+    monkeypatch.setattr(adapter_config, "_PATIENCE", 0.4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
