@@ -26,7 +26,8 @@ def tiny_base(
 ) -> Path:
     """Save a base in diffusers layout, the same for the same seed; returns `folder`.
 
-    `unet` are other values of its UNet's config. Its latents hold 12 lapped coefficients at a hop of 4 pixels, as those of `mini` do.
+    `unet` are other values of its UNet's config. Its latents hold 12 lapped coefficients at a hop
+    of 4 pixels, as those of `mini` do.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
