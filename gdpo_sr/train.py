@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # torch and all that stands on it load slowly; --help does wi
     from gdpo_sr.config.schema import Options
     from gdpo_sr.trainer.base_model import BaseModel
     from gdpo_sr.trainer.report import Comparison
+    from gdpo_sr.trainer.stop_signal import StopSignal
 
 STOPPED = 130
 """Exit status of a run that a signal stopped; its state is saved."""
@@ -98,10 +99,12 @@ def run(options: Options, auto_resume: bool) -> Result:
     import torch
 
     from gdpo_sr.trainer.processes import without_the_lost
+    from gdpo_sr.trainer.stop_signal import StopSignal
 
     accelerator = build_accelerator(options)
-    with without_the_lost(accelerator):
-        model = train(options, auto_resume, accelerator)
+    alone = accelerator.num_processes == 1
+    with StopSignal(at_once=alone) as stop, without_the_lost(accelerator):
+        model = train(options, auto_resume, accelerator, stop)
         result = Result(
             model.finished,
             model.result_name,
@@ -117,20 +120,26 @@ def run(options: Options, auto_resume: bool) -> Result:
     return result
 
 
-def train(options: Options, auto_resume: bool, accelerator: Accelerator) -> BaseModel:
+def train(
+    options: Options, auto_resume: bool, accelerator: Accelerator, stop: StopSignal | None = None
+) -> BaseModel:
     """The trainer after its run, which no other process may start or resume meanwhile."""
     from gdpo_sr.trainer.run_lock import run_lock
     from gdpo_sr.utils.logger import get_logger
 
     paths = ExperimentPaths(options.path.experiments_root, options.name)
     if not accelerator.is_main_process:
-        return _train(options, paths, auto_resume, accelerator)
+        return _train(options, paths, auto_resume, accelerator, stop)
     with run_lock(paths.folder, get_logger()):
-        return _train(options, paths, auto_resume, accelerator)
+        return _train(options, paths, auto_resume, accelerator, stop)
 
 
 def _train(
-    options: Options, paths: ExperimentPaths, auto_resume: bool, accelerator: Accelerator
+    options: Options,
+    paths: ExperimentPaths,
+    auto_resume: bool,
+    accelerator: Accelerator,
+    stop: StopSignal | None,
 ) -> BaseModel:
     """All that can be refused comes first, then the first file is written."""
     from accelerate.utils import set_seed
@@ -158,7 +167,7 @@ def _train(
         model.settle(folder)
     elif resume:
         model.logger.info("no checkpoint in %s: starting afresh", paths.training_states)
-    model.fit()
+    model.fit(stop)
     model.close()
     accelerator.wait_for_everyone()
     return model

@@ -7,7 +7,7 @@ matter.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -111,10 +111,19 @@ class BaseModel(Resumable):
         """Close the logs."""
         self.log.close()
 
-    def fit(self) -> bool:
-        """Train to the end. Returns False if a signal stopped the run; its state is saved then."""
+    def fit(self, stop: StopSignal | None = None) -> bool:
+        """Train to the end. Returns False if a signal stopped the run; its state is saved then.
+
+        Args:
+            stop: of the program, which has entered it; None: one of its own.
+        """
+        alone = self.world == 1
         try:
-            self.finished = self._fit()
+            with StopSignal(at_once=alone) if stop is None else nullcontext(stop) as self.stop:
+                self.finished = self._fit()
+        except KeyboardInterrupt:
+            self.logger.info("stopped at %d: %s", self.iteration, self.way_on())
+            raise
         except SystemExit as error:
             raise GDPOSRError(
                 f"update {self.iteration + 1}: a reward, a metric or its library ended the program "
@@ -130,7 +139,7 @@ class BaseModel(Resumable):
         if self.iteration == 0 or (self._validation_is_due and not self.stop_early):
             self.validate()
         if not self._train():
-            self.logger.info("stopped at %d; --auto_resume goes on", self.iteration)
+            self.logger.info("stopped at %d: %s", self.iteration, self.way_on())
             return False
         if not self._validation_is_due or not self.stop_early:
             self.validate()
@@ -139,9 +148,9 @@ class BaseModel(Resumable):
     def _train(self) -> bool:
         """The updates. False if a signal ended them."""
         o, batches = self.options, self._batches()
-        with StopSignal() as stop, self._progress_bar() as bar:
+        with self.stop.patient(), self._progress_bar() as bar:
             while self.iteration < o.train.total_iter and not self.stop_early:
-                logs, stopping = agree(self._update(batches), stop.requested, self.accelerator)
+                logs, stopping = agree(self._update(batches), self.stop.requested, self.accelerator)
                 self.log.update(self.iteration, logs, self.progress(logs), bar)
                 self._check_health(logs)
                 done = self.iteration == o.train.total_iter
@@ -151,7 +160,7 @@ class BaseModel(Resumable):
                 if stopping:
                     return False
                 if self._validation_is_due and not done:
-                    with stop.at_once() if self.world == 1 else ExitStack():
+                    with self.stop.at_once() if self.world == 1 else nullcontext():
                         self.validate()
                     if self.stop_early:  # a resumed run must know
                         self.save_checkpoint()

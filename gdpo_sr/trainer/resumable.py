@@ -14,7 +14,13 @@ from gdpo_sr.trainer.alarms import relative_gain
 from gdpo_sr.trainer.health import Health
 from gdpo_sr.trainer.report import Comparison, mean
 from gdpo_sr.trainer.stage import Stage
-from gdpo_sr.trainer.state import StateFolder, as_saved, check_state, load_state
+from gdpo_sr.trainer.state import (
+    StateFolder,
+    as_saved,
+    check_state,
+    load_state,
+    saved_states,
+)
 from gdpo_sr.types import CheckpointError
 
 
@@ -110,6 +116,12 @@ class Resumable(Stage):
         if self.iteration and not alarm and (self.best_gain is None or gain > self.best_gain):
             self.best_gain, self.states.best = gain, self.iteration
             self.states.drop_old()
+
+    def way_on(self) -> str:
+        """What to do with a run that was stopped."""
+        if saved_states(self.paths.training_states):
+            return "--auto_resume goes on"
+        return "no state was saved yet, and --auto_resume starts afresh"
 
     # Resume ----------------------------------------------------------------------------------
 

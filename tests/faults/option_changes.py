@@ -8,17 +8,18 @@ import contextlib
 import copy
 import json
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from gdpo_sr.cli import run_main
 from gdpo_sr.config.load import dump_options, load_options
 from gdpo_sr.config.resume_rules import rule_of
 from gdpo_sr.config.schema import STAGES
 from gdpo_sr.config.yaml_file import parse_yaml, read_yaml
+from gdpo_sr.train import main
 from gdpo_sr.types import OptionError
-from tests.faults.runs import FILES, command, forked, times, train
+from tests.faults.runs import FILES, command, forked, times, told, train
 from tests.faults.tally import Tally
 
 ELSEWHERE = ("name", "path.experiments_root")
@@ -139,19 +140,11 @@ def go_on(run: Path, file: Path, key: str, root: Path) -> bool:
     """Go on with a copy of a run; whether it was refused."""
     shutil.rmtree(root, ignore_errors=True)
     shutil.copytree(run, root / run.name)
-    before, errors = times(root / run.name), root / "errors"
+    before = times(root / run.name)
 
-    def child() -> int:
-        sys.stderr = errors.open("w", buffering=1)
-        place = f"path.experiments_root={root}"
-        from gdpo_sr.cli import run_main
-        from gdpo_sr.train import main
-
-        return run_main(main, ["-opt", str(file), "--auto_resume", "--force_yml", place])
-
-    status, text = forked(child), errors.read_text()
-    assert "Traceback" not in text, text[-600:]
-    lines = [line for line in text.splitlines() if line.startswith("error: ")]
+    place = f"path.experiments_root={root}"
+    words = ["-opt", str(file), "--auto_resume", "--force_yml", place]
+    status, lines = told(lambda: run_main(main, words), root / "errors")
     rule = rule_of(key)
     assert rule is not None
     if status == 2:

@@ -106,6 +106,19 @@ def forked(action: Callable[[], int]) -> int:
     return ended(started(action))[0]
 
 
+def told(action: Callable[[], int], errors: Path) -> tuple[int, list[str]]:
+    """Exit status of a child, and the errors that it told."""
+
+    def child() -> int:
+        sys.stderr = errors.open("w", buffering=1)
+        return action()
+
+    status = forked(child)
+    text = errors.read_text()
+    assert "Traceback" not in text, text[-600:]
+    return status, [line for line in text.splitlines() if line.startswith("error: ")]
+
+
 def digest(value: object) -> str:
     """Of anything that a state holds, tensors by their bytes."""
     found = hashlib.sha256()

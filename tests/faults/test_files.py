@@ -6,7 +6,6 @@ import errno
 import logging
 import os
 import stat
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from gdpo_sr.stage2.gdpo_model import GDPOModel
 from gdpo_sr.utils import logger as logs
 from tests.faults.kills import UPDATES, Operations, check_end
-from tests.faults.runs import forked, train
+from tests.faults.runs import forked, told, train
 
 UMASK = 0o027
 
@@ -82,15 +81,13 @@ class ReadOnly(Operations):
 @pytest.mark.parametrize("after", [1, 40])
 def test_a_disk_that_is_read_only(after: int, base: Path, tmp_path: Path, whole: dict[str, str]):
     """From the start, and from some moment on: one line, and the run can go on elsewhere."""
-    root, errors = tmp_path / "live", tmp_path / "errors"
+    root = tmp_path / "live"
     root.mkdir()
 
     def child() -> int:
-        sys.stderr = errors.open("w", buffering=1)
         ReadOnly(root, None, after)
         return train("stage2", base, root, **UPDATES)
 
-    assert forked(child) == 2
-    [line] = [x for x in errors.read_text().splitlines() if x.startswith("error: ")]
-    assert "Read-only file system" in line
+    status, [line] = told(child, tmp_path / "errors")
+    assert status == 2 and "Read-only file system" in line
     check_end("stage2", base, root, whole, **UPDATES)

@@ -6,12 +6,16 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from gdpo_sr.data.loader import end_without
 from gdpo_sr.stage2.gdpo_model import GDPOModel
+from gdpo_sr.trainer import run_lock
+from gdpo_sr.types import ProcessError
 from tests.faults.kills import (
     SIGNALS,
     UPDATES,
@@ -22,7 +26,7 @@ from tests.faults.kills import (
     resume_copies,
     two_processes,
 )
-from tests.faults.runs import FILES, forked, train
+from tests.faults.runs import FILES, forked, log_of, told, train
 
 
 @pytest.mark.parametrize("stage", FILES)
@@ -87,3 +91,48 @@ def test_a_stop_signal_saves_and_does_not_validate(
     assert (run / "training_states" / "0000001").is_dir()
     assert not (run / "validation_0000001.json").exists()
     check_end("stage2", base, tmp_path, whole, **UPDATES)
+
+
+def test_a_stop_signal_in_the_first_validation(base: Path, tmp_path: Path, whole: dict[str, str]):
+    """Found: it ended the run without a word, by the signal."""
+
+    def child() -> int:
+        validate = GDPOModel.validate
+
+        def stop(model: GDPOModel) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            validate(model)
+
+        GDPOModel.validate = stop
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        return train("stage2", base, tmp_path, **UPDATES)
+
+    assert forked(child) == 130
+    assert "stopped at 0: no state was saved yet, and --auto_resume" in log_of(tmp_path / "run")
+    assert not (tmp_path / ".run.lock").exists()
+    check_end("stage2", base, tmp_path, whole, **UPDATES)
+
+
+def test_an_error_is_told_though_sigterm_follows(base: Path, tmp_path: Path):
+    """Found under load: a launcher that has lost one process ended the others before their line."""
+
+    def child() -> int:
+        lock = run_lock.run_lock
+
+        @contextmanager
+        def slow_to_free(*values: object) -> Iterator[None]:
+            try:
+                with lock(*values):
+                    yield
+            finally:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        def lost(*_: object) -> None:
+            raise ProcessError("process 0 of 2 lost another one")
+
+        run_lock.run_lock, GDPOModel._update = slow_to_free, lost
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        return train("stage2", base, tmp_path, **UPDATES)
+
+    status, lines = told(child, tmp_path / "errors")
+    assert status == 2 and lines == ["error: process 0 of 2 lost another one"]
