@@ -12,7 +12,8 @@ import importlib.util
 import inspect
 import logging
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -28,6 +29,19 @@ REWARDS = Registry("reward")
 register_reward = REWARDS.register
 _FILES: dict[str, ModuleType] = {}
 _LOGGER = logging.getLogger("gdpo_sr")
+
+
+@contextmanager
+def users_code() -> Iterator[None]:
+    """Inside, code of the user's runs: what it raises of a class below BaseException alone becomes
+    a RuntimeError; Ctrl-C and the end of the program stay what they are.
+    """
+    try:
+        yield
+    except (Exception, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
 
 def load_user_modules(modules: Iterable[str]) -> None:
@@ -57,7 +71,8 @@ def _import_file(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        with users_code():
+            spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise OptionError(f"'{path}' fails: {type(error).__name__}: {error}; mend it") from error
@@ -68,7 +83,8 @@ def _import_module(name: str) -> ModuleType:
     if name in _FILES:
         return _FILES[name]
     try:
-        return importlib.import_module(name)
+        with users_code():
+            return importlib.import_module(name)
     except (Exception, SystemExit) as error:
         raise OptionError(
             f"module '{name}' cannot be imported ({type(error).__name__}: {error}): install it, or "
@@ -100,7 +116,8 @@ def find_reward(name: str, options: Mapping[str, Any] | None = None) -> RewardFu
 def _made(name: str, kind: type, options: Mapping[str, Any]) -> RewardFunction:
     """An object of a user's class."""
     try:
-        return kind(**options)
+        with users_code():
+            return kind(**options)
     except (GDPOSRError, TypeError):
         raise
     except (Exception, SystemExit) as error:

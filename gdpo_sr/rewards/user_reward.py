@@ -7,7 +7,7 @@ import logging
 import torch
 
 from gdpo_sr.rewards.base import Kind, check_options, check_shapes
-from gdpo_sr.rewards.registry import RewardFunction
+from gdpo_sr.rewards.registry import RewardFunction, users_code
 from gdpo_sr.rewards.scoring import check_scores, said
 from gdpo_sr.types import GDPOSRError, MetricError
 
@@ -32,7 +32,8 @@ class FunctionMetric:
         Raises:
             MetricError: not a finite floating-point tensor of one of the two shapes.
         """
-        scores = self._function(candidates, hr)
+        with users_code():
+            scores = self._function(candidates, hr)
         if not isinstance(scores, torch.Tensor) or not scores.is_floating_point():
             got = scores.dtype if isinstance(scores, torch.Tensor) else type(scores).__name__
             raise MetricError(

@@ -103,9 +103,12 @@ def test_what_ends_a_run_from_outside_is_one_line(
     assert words in capsys.readouterr().err.splitlines()[-1]
 
 
-@pytest.mark.parametrize("text", ["raise MemoryError", "raise ValueError('a\\nb')"])
+@pytest.mark.parametrize(
+    "text",
+    ["raise MemoryError", "raise ValueError('a\\nb')", "raise type('Own', (BaseException,), {})"],
+)
 def test_a_reward_that_always_raises_ends_the_run(text: str, base: Path, tmp_path: Path, capsys):
-    """Found: in the first validation it ended with a traceback."""
+    """Found: in the first validation, and with a class that is no Exception, a traceback ended it."""
     file = tmp_path / f"raises_{abs(hash(text))}.py"
     file.write_text(f"def score(candidates, hr):\n    {text}\n")
     changes = {
