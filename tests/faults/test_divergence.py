@@ -108,7 +108,7 @@ def test_what_ends_a_run_from_outside_is_one_line(
     ["raise MemoryError", "raise ValueError('a\\nb')", "raise type('Own', (BaseException,), {})"],
 )
 def test_a_reward_that_always_raises_ends_the_run(text: str, base: Path, tmp_path: Path, capsys):
-    """Found: in the first validation, and with a class that is no Exception, a traceback ended it."""
+    """Found: a traceback in the first validation, and from a class that is no Exception."""
     file = tmp_path / f"raises_{abs(hash(text))}.py"
     file.write_text(f"def score(candidates, hr):\n    {text}\n")
     changes = {
