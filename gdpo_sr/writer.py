@@ -8,6 +8,7 @@ and never none where there was one.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import re
 import shutil
@@ -225,6 +226,14 @@ def _told(place: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise CheckpointError(
-            f"'{place}' cannot be written ({error.strerror or error}): free space on the disk, "
-            "mend the rights, or name another place"
+            f"'{place}' cannot be written ({error.strerror or error}{_room(place, error)}): free "
+            "space on the disk, mend the rights, or name another place"
         ) from error
+
+
+def _room(place: Path, error: OSError) -> str:
+    """What is free, where that was too little."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return ""
+    existing = next(path for path in place.absolute().parents if path.is_dir())
+    return f"; {shutil.disk_usage(existing).free / 2**20:.1f} MiB are free there"

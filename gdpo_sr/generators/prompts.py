@@ -92,7 +92,7 @@ class PromptEncoder(nn.Module):
         text_encoder = self.whole_text_encoder()
         places = text_encoder.config.max_position_embeddings  # what the tokenizer says may be more
         ids = self.tokenizer(
-            prompts,
+            [p.encode(errors="replace").decode() for p in prompts],  # half a character is a "?"
             max_length=min(self.tokenizer.model_max_length, places),
             padding="max_length",
             truncation=True,

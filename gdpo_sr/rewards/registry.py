@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import inspect
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -34,14 +35,26 @@ _LOGGER = logging.getLogger("gdpo_sr")
 @contextmanager
 def users_code() -> Iterator[None]:
     """Inside, code of the user's runs: what it raises of a class below BaseException alone becomes
-    a RuntimeError; Ctrl-C and the end of the program stay what they are.
+    a RuntimeError, but for Ctrl-C and the end of the program; torch's default dtype stays.
     """
+    dtype = torch.get_default_dtype()
     try:
         yield
-    except (Exception, KeyboardInterrupt, SystemExit, GeneratorExit):
+    except (Exception, KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
-        raise RuntimeError(f"{type(error).__name__}: {error}") from error
+        raise RuntimeError(f"{type(error).__name__}: {said(error)}") from error
+    finally:
+        torch.set_default_dtype(dtype)
+
+
+def said(error: BaseException) -> str:
+    """What an error of a user's code says, on one line; its class where it says nothing."""
+    name = type(error).__name__
+    try:
+        return " ".join(str(error).split())[:200] or name
+    except Exception:  # of a class whose text cannot be made
+        return name
 
 
 def load_user_modules(modules: Iterable[str]) -> None:
@@ -64,7 +77,7 @@ def load_user_modules(modules: Iterable[str]) -> None:
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise OptionError(f"train.reward.user_modules: no file '{path}'; give its full path")
-    name = f"gdpo_sr_user_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    name = f"gdpo_sr_user_{path.stem}_{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
@@ -75,7 +88,8 @@ def _import_file(path: Path) -> ModuleType:
             spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise OptionError(f"'{path}' fails: {type(error).__name__}: {error}; mend it") from error
+        reason = f"{type(error).__name__}: {said(error)}"
+        raise OptionError(f"'{path}' fails: {reason}; mend it") from error
     return module
 
 
@@ -87,8 +101,8 @@ def _import_module(name: str) -> ModuleType:
             return importlib.import_module(name)
     except (Exception, SystemExit) as error:
         raise OptionError(
-            f"module '{name}' cannot be imported ({type(error).__name__}: {error}): install it, or "
-            "name its file in train.reward.user_modules"
+            f"module '{name}' cannot be imported ({type(error).__name__}: {said(error)}): install "
+            "it, or name its file in train.reward.user_modules"
         ) from error
 
 
@@ -122,7 +136,7 @@ def _made(name: str, kind: type, options: Mapping[str, Any]) -> RewardFunction:
         raise
     except (Exception, SystemExit) as error:
         raise OptionError(
-            f"reward '{name}' cannot be made: {type(error).__name__}: {error}; mend it"
+            f"reward '{name}' cannot be made: {type(error).__name__}: {said(error)}; mend it"
         ) from error
 
 

@@ -9,6 +9,7 @@ import torch
 
 from gdpo_sr.metrics.registry import trial_pictures
 from gdpo_sr.rewards.base import Reward, check_shapes
+from gdpo_sr.rewards.registry import said
 from gdpo_sr.types import GDPOSRError, MetricError, OptionError
 
 _LOGGER = logging.getLogger("gdpo_sr")
@@ -40,11 +41,6 @@ def _scores(name: str, reward: Reward, candidates: torch.Tensor, hr: torch.Tenso
     return scores.detach().float()  # a reward may have switched gradients on
 
 
-def said(error: Exception) -> str:
-    """What an error of a user's function says, on one line."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
-
-
 def score_with_gradient(
     name: str, reward: Reward, candidates: torch.Tensor, hr: torch.Tensor
 ) -> torch.Tensor:
@@ -59,7 +55,7 @@ def score_with_gradient(
     except GDPOSRError:
         raise
     except Exception as error:  # numpy inside, or a picture too small
-        raise OptionError(_no_gradient(name, str(error) or type(error).__name__)) from error
+        raise OptionError(_no_gradient(name, said(error))) from error
     check_scores(name, scores, candidates)
     if not scores.requires_grad:
         raise OptionError(_no_gradient(name, "its scores do not depend on the pixels for autograd"))
@@ -67,7 +63,7 @@ def score_with_gradient(
 
 
 def _no_gradient(name: str, reason: str) -> str:
-    reason = " ".join(reason.split())[:120]
+    reason = reason[:120]
     return (
         f"reward '{name}' has no gradient ({reason}), but train.loss.type = reward_gradient needs "
         "one: take others, such as psnr_y, ssim, gmsd, texture_energy or feature_distance"

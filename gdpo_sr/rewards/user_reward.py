@@ -7,8 +7,8 @@ import logging
 import torch
 
 from gdpo_sr.rewards.base import Kind, check_options, check_shapes
-from gdpo_sr.rewards.registry import RewardFunction, users_code
-from gdpo_sr.rewards.scoring import check_scores, said
+from gdpo_sr.rewards.registry import RewardFunction, said, users_code
+from gdpo_sr.rewards.scoring import check_scores
 from gdpo_sr.types import GDPOSRError, MetricError
 
 _LOGGER = logging.getLogger("gdpo_sr")

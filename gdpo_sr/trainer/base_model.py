@@ -33,7 +33,7 @@ from gdpo_sr.trainer.report import (
 from gdpo_sr.trainer.resumable import Resumable
 from gdpo_sr.trainer.stop_signal import StopSignal
 from gdpo_sr.trainer.training_log import TrainingLog
-from gdpo_sr.types import GDPOSRError, LossOutput, ProcessError, SRBatch
+from gdpo_sr.types import LossOutput, ProcessError, SRBatch
 from gdpo_sr.utils.logger import get_logger
 from gdpo_sr.utils.timing import Timer
 
@@ -124,11 +124,6 @@ class BaseModel(Resumable):
         except KeyboardInterrupt:
             self.logger.info("stopped at %d: %s", self.iteration, self.way_on())
             raise
-        except SystemExit as error:
-            raise GDPOSRError(
-                f"update {self.iteration + 1}: a reward, a metric or its library ended the program "
-                f"(sys.exit({error.code})): mend it, then go on with --auto_resume"
-            ) from error
         except RuntimeError as error:
             if not is_lost_worker(error):
                 raise

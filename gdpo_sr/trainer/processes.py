@@ -16,7 +16,7 @@ from torch import nn
 
 from gdpo_sr.generators.families import network_family
 from gdpo_sr.trainer.spread_optimizer import spreads_states
-from gdpo_sr.types import OptionError, ProcessError
+from gdpo_sr.types import GDPOSRError, OptionError, ProcessError
 
 PATIENCE = timedelta(hours=3)
 """How long processes wait for one another: a validation is the main process's alone. One that dies
@@ -73,6 +73,18 @@ def without_the_lost(accelerator: Accelerator) -> Iterator[None]:
             f"process {accelerator.process_index} of {accelerator.num_processes} lost another one, "
             "which ended or does not answer: see the messages above; the same command with "
             "--auto_resume goes on from the newest checkpoint"
+        ) from error
+
+
+@contextmanager
+def without_exits() -> Iterator[None]:
+    """Inside, `sys.exit` of whatever code becomes a GDPOSRError: the run is no success."""
+    try:
+        yield
+    except SystemExit as error:
+        raise GDPOSRError(
+            f"a reward, a metric or its library ended the program (sys.exit({error.code!r:.100})): "
+            "mend it, then go on with --auto_resume"
         ) from error
 
 

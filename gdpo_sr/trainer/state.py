@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import pickle
 import time
 from collections.abc import Callable, Iterator
@@ -73,7 +74,7 @@ class StateFolder:
             try:
                 torch.save(state, folder / STATE_FILE)
             except RuntimeError as error:  # torch's word for a disk that is full
-                raise OSError(errno.ENOSPC, str(error).split(".")[0]) from error
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
             lines = [f"{sha256(f)}  {f.name}\n" for f in sorted(folder.iterdir())]
             (folder / SUMS_FILE).write_text("".join(lines), encoding="utf-8")
         return target

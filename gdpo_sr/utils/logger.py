@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any, Protocol
@@ -71,7 +72,21 @@ def tensorboard_writer(folder: str | os.PathLike[str], first_step: int | None = 
     """
     from torch.utils.tensorboard import SummaryWriter
 
+    if threading.excepthook is not _without_tensorboard:
+        _hooks.append(threading.excepthook)
+        threading.excepthook = _without_tensorboard
     return SummaryWriter(str(folder), purge_step=first_step)
+
+
+_hooks: list[Callable[[threading.ExceptHookArgs], object]] = []
+
+
+def _without_tensorboard(failed: threading.ExceptHookArgs) -> None:
+    """TensorBoard's thread hands its error on, so that the trace says nothing that `ScalarLog` does
+    not.
+    """
+    if not type(failed.thread).__module__.startswith("tensorboard."):
+        _hooks[-1](failed)
 
 
 class ScalarLog:
@@ -83,6 +98,7 @@ class ScalarLog:
     def add_scalars(self, values: Mapping[str, float | torch.Tensor], step: int) -> None:
         """Write one curve point per name; "train/loss" groups a curve under "train"."""
         for tag, value in values.items():
+            tag = tag.encode(errors="replace").decode()  # names may hold half a character
             self._each("add_scalar", tag, float(value), step)
 
     def add_image(self, tag: str, image: torch.Tensor, step: int) -> None:

@@ -119,3 +119,16 @@ def test_a_reward_that_always_raises_ends_the_run(text: str, base: Path, tmp_pat
     lines = capsys.readouterr().err.splitlines()
     assert "reward mine failed on every candidate in 3 of" in lines[-1]
     assert any("failed in a validation (" in line for line in lines)
+
+
+def test_a_reward_that_ends_the_program_while_it_is_tried_out(base: Path, tmp_path: Path, capsys):
+    """Found: before the first update, too, the run was a success then."""
+    file = tmp_path / "exits_at_build.py"
+    file.write_text("import sys\ndef score(candidates, hr):\n    sys.exit(0)\n")
+    changes = {
+        "train__reward__user_modules": f"[{file}]",
+        "train__reward__fidelity": "{mine: {reward: exits_at_build.score}}",
+        "train__loss": "{type: reward_gradient}",
+    }
+    assert train("stage2", base, tmp_path, **changes) == 2
+    assert "ended the program (sys.exit(0))" in capsys.readouterr().err.splitlines()[-1]

@@ -16,7 +16,7 @@ from gdpo_sr.stage2.gdpo_model import GDPOModel
 from gdpo_sr.trainer import run_lock as run_lock_module
 from gdpo_sr.trainer.run_lock import run_lock
 from gdpo_sr.types import CheckpointError, OptionError
-from tests.faults.runs import forked, outcome, train
+from tests.faults.runs import forked, outcome, told, train
 from tests.integration.test_training import build
 
 LOGGER = logging.getLogger("test")
@@ -126,7 +126,8 @@ def test_a_full_disk_ends_the_run_with_a_line_and_leaves_it_resumable(
         resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, resource.RLIM_INFINITY))
         return train("stage2", base, tmp_path, "--auto_resume")
 
-    assert forked(with_little_room) == 2
+    status, [line] = told(with_little_room, tmp_path / "errors")
+    assert status == 2 and "(No space left on device; " in line and "MiB are free there" in line
     assert [f.name for f in (tmp_path / "run" / "training_states").iterdir()] == ["0000001"]
     assert train("stage2", base, tmp_path, "--auto_resume") == 0
     whole, found = outcome(finished), outcome(tmp_path / "run")

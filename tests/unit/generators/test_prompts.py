@@ -165,3 +165,8 @@ def test_no_more_tokens_than_the_text_encoder_has_places():
     tokenizer = LetterTokenizer()
     tokenizer.model_max_length = 10**30
     assert PromptEncoder(CountingTextEncoder(), tokenizer)(["a"]).shape == (1, 4, 3)
+
+
+def test_half_a_character_is_a_question_mark(encoder: PromptEncoder):
+    """Found: tokenizers take no unpaired surrogate, which JSON, YAML and file names may hold."""
+    assert torch.equal(encoder(["a\ud800"]), encoder(["a?"]))

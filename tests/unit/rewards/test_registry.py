@@ -167,6 +167,18 @@ def test_a_graph_of_the_users_ends_at_the_scores():
     assert not score_candidates(rewards, CANDIDATES, HR)["mine"].requires_grad
 
 
+def test_a_reward_that_changes_the_default_dtype_changes_it_for_itself():
+    """Found: the next update ended with a traceback."""
+
+    def doubles(candidates: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
+        torch.set_default_dtype(torch.float64)
+        return candidates.mean((2, 3, 4))
+
+    rewards = {"mine": UserReward(doubles, "mine", "fidelity")}
+    assert score_candidates(rewards, CANDIDATES, HR)["mine"].isfinite().all()
+    assert torch.get_default_dtype() == torch.float32
+
+
 @pytest.mark.parametrize("text", ["raise SystemExit(0)", "1 / 0", "raise Own"])
 def test_a_file_that_ends_the_program_is_an_error(text: str, tmp_path: Path, monkeypatch):
     name = f"exits_{abs(hash(text))}"

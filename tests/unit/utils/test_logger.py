@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 from pathlib import Path
 
@@ -44,6 +45,26 @@ def test_new_file_replaces_the_old(tmp_path: Path):
 def test_other_processes_are_silent(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     get_logger(tmp_path / "a.log", main_process=False).info("a line")
     assert "a line" not in capsys.readouterr().err and not (tmp_path / "a.log").exists()
+
+
+def test_a_name_with_half_a_character(tmp_path: Path):
+    log = ScalarLog(tensorboard_writer(tmp_path))
+    log.add_scalars({"val/\ud800": 0.5}, step=3)
+    log.close()
+    [file] = tmp_path.iterdir()
+    assert b"val/?" in file.read_bytes()
+
+
+def test_curves_whose_folder_is_deleted_end_with_a_line(tmp_path: Path, capsys):
+    """Found: TensorBoard's thread printed its trace."""
+    get_logger()
+    log = ScalarLog(tensorboard_writer(tmp_path / "curves"))
+    shutil.rmtree(tmp_path / "curves")
+    log.add_scalars({"train/loss": 0.5}, step=3)
+    log.close()
+    log.add_scalars({"train/loss": 0.5}, step=4)
+    told = capsys.readouterr().err
+    assert told.count("no more curves by SummaryWriter") == 1 and "Traceback" not in told
 
 
 def test_scalar_log(tmp_path: Path):
