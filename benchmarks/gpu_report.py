@@ -11,6 +11,7 @@ the rate of a large bfloat16 product, measured in the same run: FLOPs by torch's
 from __future__ import annotations
 
 import argparse
+import gc
 import subprocess
 import sys
 import time
@@ -20,20 +21,20 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import stage2_step
-from benchmarks.inference_latency import our_pipeline
-from benchmarks.stage2_variants import make_base, make_batch, random_metric_networks, scratch
+from benchmarks import stage1_step, stage2_step
+from benchmarks.inference_latency import PlainPipeline, our_pipeline
+from benchmarks.stage2_variants import PHOTO, make_base, random_metric_networks, scratch
 from benchmarks.turns import machine, summary
 from gdpo_sr.checkpoints.lora import add_lora, save_lora
 from gdpo_sr.config.degradation import DegradationOptions
-from gdpo_sr.config.load import load_options
-from gdpo_sr.config.paths import ExperimentPaths
 from gdpo_sr.data.degradations import RealESRGANDegradation
-from gdpo_sr.train import build_accelerator
+from gdpo_sr.stage2.build_rewards import PRECISIONS
+from gdpo_sr.utils.image_io import read_image
 
-LIMITS = {"step": 200, "inference": 120, "stage1": 90, "degradation": 40, "tests": 80}
+LIMITS = {
+    "inference": 90, "step": 170, "rewards": 40, "stage1": 60, "degradation": 30, "tests": 90
+}  # fmt: skip
 """Seconds, by part."""
-SWITCHES = ("train:reuse_latents=true", "train:group_chunk=1", "train:channels_last=true")
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -43,9 +44,30 @@ class Size:
     def __init__(self, tiny: bool) -> None:
         self.device = "cpu" if tiny else "cuda"
         self.base = "sd:0.03125" if tiny else "sd:1"
-        self.pixels, self.large = (64, 128) if tiny else (512, 2048)
+        self.pixels, self.large = (64, [128]) if tiny else (512, [2048, 3840])
         self.product, self.repeats = (256, 1) if tiny else (8192, 5)
         self.rewards = ["psnr_y"] if tiny else ["psnr_y", "musiq", "maniqa"]
+        self.photo = 64 if tiny else 512
+
+    def steps(self) -> dict[str, str]:
+        """Variants of the stage-2 step: what `stage2_step.build` is given."""
+        last = "train:channels_last=true"
+        kept = [m for m in self.rewards if m != "psnr_y"]
+        half, tf32 = (
+            ",".join([last, *(f"train:reward:perception:{m}:precision={p}" for m in kept)])
+            for p in ("bf16", "tf32")
+        )
+        return {
+            "ours": f"ours, {half}",
+            "naive": "naive",
+            "ours, without CUDA graphs": f"ours, {half},train:cuda_graphs=false",
+            "ours, rewards in TF32": f"ours, {tf32}",
+            "ours, rewards in float32": f"ours, {last}",
+            "ours, PSNR alone": f"ours, {last},train:reward:perception={{}}",
+            "ours, channels first": f"ours, {half.removeprefix(last).strip(',')}".strip(", "),
+            "ours, latents reused": f"ours, {half},train:reuse_latents=true",
+            "ours, one candidate a pass": f"ours, {half},train:group_chunk=1",
+        }
 
     def ms(self, run: Callable[[], object]) -> list[float]:
         """Wall milliseconds of some runs after a first one, each until the device is done."""
@@ -58,11 +80,27 @@ class Size:
             found.append(1e3 * (time.perf_counter() - start))
         return found[1:]
 
-    def tell(self, name: str, run: Callable[[], object], per: int = 1) -> float:
-        """Print and return the median for one of `per` pictures."""
+    def tell(self, name: str, run: Callable[[], object], per: int = 1) -> None:
+        """Print the median for one of `per` pictures, and the memory in GiB: what tensors take at
+        the peak, and what the process holds.
+        """
+        run()  # a pass is recorded when it comes again
         times = summary(self.ms(run))
-        print(f"| {name} | {times.median / per:.1f} | {times.p90 / per:.1f} |", flush=True)
-        return times.median / per
+        cells = [f"{times.median / per:.1f}", f"{times.p90 / per:.1f}", *self._memory()]
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+    def begin(self) -> None:
+        """Forget the memory of what was measured before."""
+        gc.collect()
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+
+    def _memory(self) -> tuple[str, str]:
+        if self.device == "cpu":
+            return "", ""
+        peaks = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+        return f"{peaks[0] / 2**30:.1f}", f"{peaks[1] / 2**30:.1f}"
 
 
 def rate(size: Size) -> float:
@@ -76,29 +114,40 @@ def step(size: Size) -> None:
     """The stage-2 step: naive, ours, ours with each switch; and the floor."""
     speed = rate(size)
     print(f"\nbfloat16 product: {speed / 1e9:.1f} TFLOP/s")
-    print("\n| stage-2 step | ms | p90 |\n|---|---|---|")
+    head("stage-2 step")
     args = argparse.Namespace(
         group=6, precision="bf16", rewards=size.rewards, random_metrics=True, size=size.pixels
     )
     with scratch() as folder, random_metric_networks():
         args.base = make_base(size.base, folder, size.device)
-        for name in ("ours", "naive", *(f"ours, {switch}" for switch in SWITCHES)):
-            run, _ = stage2_step.build(args, name, folder)
+        for name, variant in size.steps().items():
+            size.begin()
+            run, _ = stage2_step.build(args, variant, folder)
             if name == "ours":
                 counter = FlopCounterMode(display=False)
                 with counter:
                     run()
                 flops = counter.get_total_flops()
-                print(f"| floor ({flops / 1e12:.2f} TFLOP) | {flops / speed:.1f} | |", flush=True)
+                floor = f"floor ({flops / 1e12:.2f} TFLOP)"
+                print(f"| {floor} | {flops / speed:.1f} | | | |", flush=True)
             size.tell(name, run)
-            del run
+            del run, _
+
+
+def head(title: str) -> None:
+    """The first two lines of a table."""
+    print(f"\n| {title} | ms | p90 | peak GiB | held GiB |\n|---|---|---|---|---|", flush=True)
 
 
 def inference(size: Size) -> None:
     """One picture, with a LoRA, eight together, a large one by tiles."""
-    print("\n| inference, bf16, a picture | ms | p90 |\n|---|---|---|")
+    head("inference, bf16, a picture")
     with scratch() as folder:
         base = make_base(size.base, folder, size.device)
+        plain, picture = PlainPipeline(base, size.device), torch.rand(1, 3, *[size.pixels // 4] * 2)
+        size.tell("one, plain pipeline in float32", lambda own=plain: own(picture))
+        del plain
+        size.begin()
         pipe = our_pipeline(base, "bf16", size.device)
 
         def restore(count: int, pixels: int) -> Callable[[], object]:
@@ -106,8 +155,13 @@ def inference(size: Size) -> None:
             return lambda: pipe(pictures, batch_size=count, output_type="pt")
 
         size.tell("one", restore(1, size.pixels))
+        recorder, pipe.generator.recorder = pipe.generator.recorder, None
+        size.tell("one, without CUDA graphs", restore(1, size.pixels))
+        pipe.generator.recorder = recorder
         size.tell("eight together", restore(8, size.pixels), per=8)
-        size.tell(f"one of {size.large} px", restore(1, size.large))
+        for pixels in size.large:
+            size.begin()
+            size.tell(f"one of {pixels} px, by tiles", restore(1, pixels))
         unet = our_pipeline(base, "fp32", "cpu").unet
         add_lora(unet)
         lora = save_lora(unet, folder / "lora")
@@ -118,31 +172,50 @@ def inference(size: Size) -> None:
         size.tell("one, with a LoRA", restore(1, size.pixels))
 
 
+def rewards(size: Size) -> None:
+    """MUSIQ and MANIQA, random weights, by precision: time, and what it changes inside a group, in
+    units of the group's spread.
+    """
+    from gdpo_sr.metrics import create_metric
+
+    photo = torch.nn.functional.interpolate(
+        read_image(PHOTO)[None], size=[size.photo] * 2, mode="bicubic"
+    )
+    rng = torch.Generator().manual_seed(0)
+    noise = torch.randn(6, 3, size.photo // 8, size.photo // 8, generator=rng)
+    change = 0.05 * torch.nn.functional.interpolate(noise, size=photo.shape[-2:], mode="bicubic")
+    group = (photo + change).clamp(0, 1).to(size.device)
+    head("rewards of six candidates")
+    told = []
+    for name in size.rewards[1:]:
+        with random_metric_networks():
+            metric = create_metric(name, size.device, pretrained=False)
+        exact = metric(group)
+        for precision, kind in PRECISIONS.items():
+            size.begin()
+            metric.precision = kind
+            size.tell(f"{name}, {precision}", lambda own=metric: own(group))
+            error = float((metric(group) - exact).abs().max() / exact.std())
+            told.append(f"{name} in {precision}: {error:.4f}")
+    print(f"\nLargest change of a score, of the group's deviation: {'; '.join(told)}", flush=True)
+
+
 def stage1(size: Size) -> None:
     """One update of stage 1 on one picture, without LPIPS, whose weights may not be here."""
-    from gdpo_sr.stage1.naosd_model import NAOSDModel
-
-    print("\n| stage 1, a picture | ms | p90 |\n|---|---|---|")
+    head("stage 1, a picture")
+    args = argparse.Namespace(precision="bf16", size=size.pixels)
     with scratch() as folder:
-        base = make_base(size.base, folder, size.device)
-        changes = ["train:losses:perceptual={}", "train:mixed_precision=bf16", "val:metrics={}"]
-        changes += [f"network_g:base={base}", f"path:experiments_root={folder}"]
-        changes += ["network_score:base=null", "datasets:val:max_images=1"]
-        changes += [f"datasets:train:gt_size={size.pixels}", "datasets:val:gt_size=64"]
-        options = load_options(ROOT / "options" / "naosd.yml", changes)
-        model = NAOSDModel(options, ExperimentPaths(folder, "run"), build_accelerator(options))
-        batch = make_batch(size.pixels, model.generator.prompt, str(model.accelerator.device))
-
-        def update() -> None:
-            model._learn(batch, 1)
-            model._step()
-
-        size.tell("one update", update)
+        args.base = make_base(size.base, folder, size.device)
+        for name in (stage1_step.OWN, stage1_step.NAIVE):
+            size.begin()
+            run = stage1_step.build(args, name, folder)
+            size.tell(f"one update, {name}", run)
+            del run
 
 
 def degradation(size: Size) -> None:
     """The loader's degradation on the device."""
-    print("\n| degradation, a picture | ms | p90 |\n|---|---|---|")
+    head("degradation, a picture")
     degrade = RealESRGANDegradation(DegradationOptions.model_validate({}), 4)
     rng = torch.Generator().manual_seed(0)
     for count in (1, 4, 16):
@@ -150,7 +223,10 @@ def degradation(size: Size) -> None:
         size.tell(f"batch {count}", lambda p=pictures: degrade(p, rng), per=count)
 
 
-PARTS = {"step": step, "inference": inference, "stage1": stage1, "degradation": degradation}
+PARTS = {
+    "inference": inference, "step": step, "rewards": rewards, "stage1": stage1,
+    "degradation": degradation,
+}  # fmt: skip
 
 
 def command(part: str, tiny: bool) -> list[str]:

@@ -94,6 +94,7 @@ class NaiveStep:
         self.tokenizer = components["tokenizer"]
         self.text_encoder = components["text_encoder"].to(device).requires_grad_(False)
         self.network = build_generator(components).to(device).requires_grad_(False)
+        self.network.recorder = None
         self.adapters = GeneratorAdapters(self.network.unet, self.network.vae)
         self.adapters.add(o.train.lora.rank, o.train.lora.alpha, o.train.lora.dropout)
         fake = load_components(base)["unet"].to(device).requires_grad_(False)

@@ -86,7 +86,10 @@ def build_trainer(base: str, folder: Path, overrides: list[str]) -> GDPOModel:
 
 
 def own_step(model: GDPOModel, batch: SRBatch) -> Callable[[], float]:
-    """One update of the trainer on one batch; returns its loss."""
+    """One update of the trainer on one batch; returns its loss. A run's first update asks for hacks
+    as well, which is left out.
+    """
+    model.iteration = 1
 
     def step() -> float:
         with model.accelerator.autocast():
@@ -121,6 +124,7 @@ class NaiveStep:
         self.text_encoder = components["text_encoder"].to(device).requires_grad_(False)
         self.tokenizer = components["tokenizer"]
         self.policy = build_generator(components).to(device)
+        self.policy.recorder = None
         frozen = load_components(base)["unet"].to(device)
         self.reference = frozen.requires_grad_(False).eval()
         lora = o.train.lora

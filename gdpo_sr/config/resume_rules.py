@@ -63,6 +63,7 @@ RULES = (
     Rule("train.channels_last", "free"),
     Rule("train.vae_slicing", "free"),
     Rule("train.compile", "free"),
+    Rule("train.cuda_graphs", "free"),
     Rule("train.*_chunk", "free"),
     Rule("train.alarms.*", "free"),
     Rule("train.divergence.*", "free"),

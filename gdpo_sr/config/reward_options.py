@@ -34,8 +34,9 @@ class RewardOptions(MetricOptions):
     chunk: int | None = Field(
         None, ge=1, description="Images scored at a time, to save memory; null: all B x G at once."
     )
-    precision: Literal["float32", "fp16", "bf16"] = Field(
-        "float32", description="Autocast precision of a metric's network."
+    precision: Literal["float32", "tf32", "fp16", "bf16"] = Field(
+        "float32",
+        description="Of a metric's network; tf32: float32 with products of 10 bits on a GPU.",
     )
     random_flip: bool = Field(
         False,

@@ -124,6 +124,11 @@ class RunOptions(OptionGroup):
     compile: bool = Field(
         False, description="torch.compile UNet and AutoencoderKL: minutes first, then faster."
     )
+    cuda_graphs: bool = Field(
+        True,
+        description="On a GPU record passes of the networks and replay them: faster, and their "
+        "memory is kept. Not with compile.",
+    )
     ema_decay: float = Field(
         0.0, ge=0, lt=1, description="Decay of the moving average of the adapters; 0: off."
     )

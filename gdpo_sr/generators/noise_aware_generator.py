@@ -7,7 +7,7 @@ Everything random comes in as a tensor, so that the same noise can be given to t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 from torch import nn
@@ -15,6 +15,7 @@ from torch import nn
 from gdpo_sr.generators.families import autoencoder_family, network_family
 from gdpo_sr.generators.one_step import OneStepScheduler
 from gdpo_sr.generators.prompts import NoPrompts, PromptEncoder, prompts_behind
+from gdpo_sr.generators.recorded import Pass, Recorder
 
 Dial = Callable[[nn.Module, Callable[[], torch.Tensor]], torch.Tensor]
 """What becomes of the answers of a network: it is given the network and a call of it."""
@@ -32,6 +33,7 @@ class NoiseAwareGenerator(nn.Module):
 
     Attributes:
         dial: mixes answers of the network, or None.
+        recorder: replays passes of the networks on a CUDA device; None: every pass is run.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class NoiseAwareGenerator(nn.Module):
         self.scheduler = scheduler
         self.prompt = prompt
         self.dial: Dial | None = None
+        self.recorder: Recorder | None = Recorder()
 
     @property
     def pixels_per_latent(self) -> int:
@@ -74,8 +77,7 @@ class NoiseAwareGenerator(nn.Module):
         `posterior_noise`, N(0, 1) of the latents' shape, draws from the encoder's posterior; None
         takes its mean. With G noises for each, (N, G, c, h, w), so many latents are drawn.
         """
-        posterior = self.vae.encode(images).latent_dist
-        mean, std = posterior.mean, posterior.std
+        mean, std = self._run(self.vae, "encoder", self._posterior, images)
         if posterior_noise is not None and posterior_noise.ndim > mean.ndim:
             mean, std = mean[:, None], std[:, None]
         latents = mean if posterior_noise is None else mean + std * posterior_noise
@@ -87,7 +89,21 @@ class NoiseAwareGenerator(nn.Module):
 
     def decode_unclamped(self, latents: torch.Tensor) -> torch.Tensor:
         """What the decoder gives; values outside [-1, 1] keep their gradient."""
-        return self.vae.decode(latents / self.vae.config.scaling_factor).sample
+        scaled = latents / self.vae.config.scaling_factor
+        [pictures] = self._run(self.vae, "decoder", lambda x: (self.vae.decode(x).sample,), scaled)
+        return pictures
+
+    def _posterior(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        posterior = self.vae.encode(images).latent_dist
+        return posterior.mean, posterior.std
+
+    def _run(
+        self, network: nn.Module, name: Hashable, function: Pass, *inputs: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        """A pass of one network, or its recording."""
+        if self.recorder is None:
+            return function(*inputs)
+        return self.recorder(network, name, function, *inputs)
 
     def prompts_of(self, captions: Sequence[str] | None, count: int) -> list[str]:
         """Prompts of `count` pictures: their captions with the own prompt behind, or it alone."""
@@ -104,8 +120,14 @@ class NoiseAwareGenerator(nn.Module):
         network = self.unet if unet is None else unet
         predict, t_diff = network_family(self.unet).predict, self.scheduler.config.t_diff
 
+        def passes(noisy: torch.Tensor, embeds: torch.Tensor) -> tuple[torch.Tensor]:
+            return (predict(network, noisy, t_diff, embeds),)
+
         def answer() -> torch.Tensor:
-            return predict(network, noisy, t_diff, prompt_embeds)
+            embeds = prompt_embeds.to(noisy.device)
+            if unet is not None:
+                return passes(noisy, embeds)[0]
+            return self._run(network, ("UNet", t_diff), passes, noisy, embeds)[0]
 
         prediction = answer() if self.dial is None else self.dial(self.unet, answer)
         return self.scheduler.to_epsilon(noisy, prediction)

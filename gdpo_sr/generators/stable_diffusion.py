@@ -53,7 +53,8 @@ class UNetFamily(NetworkFamily):
     def predict(
         self, network: nn.Module, noisy: torch.Tensor, t_diff: int, prompt_embeds: torch.Tensor
     ) -> torch.Tensor:
-        return network(noisy, t_diff, encoder_hidden_states=prompt_embeds).sample
+        step = torch.full((len(noisy),), t_diff, device=noisy.device)  # a number would be copied
+        return network(noisy, step, encoder_hidden_states=prompt_embeds).sample
 
 
 class AutoencoderKLFamily(AutoencoderFamily):

@@ -102,13 +102,19 @@ class GroupStep:
             self.network, batch, self.train.group_size, self.random["sampling"], self.sampling
         )
 
-    def score(self, group: Group, hr: torch.Tensor) -> ScoredGroup:
-        """Scores of candidates, and the texture of their HR pictures (B, 3, H, W) in [0, 1]."""
+    def score(
+        self, group: Group, hr: torch.Tensor, on_host: torch.Tensor | None = None
+    ) -> ScoredGroup:
+        """Scores of candidates, and the texture of their HR pictures (B, 3, H, W) in [0, 1].
+
+        `on_host` are the same on the CPU: their texture is found while a GPU is still sampling.
+        """
         t = self.train
+        texture = self._texture(hr if on_host is None else on_host).to(hr.device)
         scores = score_group(self.rewards, group, hr, t.cell_size, t.reward.color_fix)
         if t.control == "permuted_advantages":
             scores = permute_scores(scores, self.random["control"])
-        item = ScoredGroup(group, scores, self._texture(hr))
+        item = ScoredGroup(group, scores, texture)
         item.hr = hr if self.loss.through_rewards else None
         return item
 

@@ -5,7 +5,8 @@ of them, and those of features in this package.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ OF_SETS = ("fid", "sfid", "fid_dinov2", "inception_score")  # no score of one im
 # vif scores an image differently (by 3e-4) when others are in the batch, gmsd in its last bit on
 # some processors; A-FINE takes one image.
 _ONE_BY_ONE = ("vif", "gmsd", "afine", "afine_nr", "afine_fr", "afine_all", "afine_all_scale")
+TF32 = "tf32"
 _TOLERANCE = 1e-3  # values this far outside [0, 1] are rounding and are clipped
 
 
@@ -41,7 +43,8 @@ class Metric:
         full_reference: whether it compares with a reference.
         failures: images without a score so far.
         reason: why the latest image without a score has none.
-        precision: autocast precision of the network; None: float32.
+        precision: of the network: autocast's, "tf32" (float32 whose products have 10 bits on a
+            GPU), or None for float32.
     """
 
     def __init__(
@@ -52,7 +55,7 @@ class Metric:
         self.full_reference = full_reference
         self.failures = 0
         self.reason = ""
-        self.precision: torch.dtype | None = None
+        self.precision: torch.dtype | str | None = None
         self._model = model
 
     @torch.no_grad()
@@ -101,8 +104,7 @@ class Metric:
         """Scores of the whole batch, or NaN for all of it where the metric fails."""
         count = len(inputs[0])
         try:
-            half = self.precision
-            with torch.autocast(inputs[0].device.type, half, enabled=half is not None):
+            with _computing_in(self.precision, inputs[0].device.type):
                 scores = torch.as_tensor(self._model(*[part.clone() for part in inputs]))
                 scores = scores.reshape(-1).float().cpu()
         except Exception as error:  # one bad image; `_single` finds out which
@@ -123,6 +125,19 @@ class Metric:
         """Score of a batch of one; NaN also for infinity."""
         score = self._whole(inputs)
         return float(score) if bool(score.isfinite().all()) else torch.nan
+
+
+@contextmanager
+def _computing_in(precision: torch.dtype | str | None, device: str) -> Iterator[None]:
+    half = precision if isinstance(precision, torch.dtype) else None
+    before = torch.get_float32_matmul_precision()
+    if precision == TF32:
+        torch.set_float32_matmul_precision("high")
+    try:
+        with torch.autocast(device, half, enabled=half is not None):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def create_metric(

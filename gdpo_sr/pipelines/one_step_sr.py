@@ -124,7 +124,14 @@ class OneStepSRPipeline(AdapterMethods, DiffusionPipeline):
 
     def compile(self) -> None:
         """Compile the networks by `torch.compile`, which happens when they first run."""
-        Restorer(self.generator, self._execution_device).compile()
+        Restorer(self.generator, self._device_of_passes()).compile()
+
+    def _device_of_passes(self) -> torch.device:
+        """Where the networks compute; weights that wait elsewhere for their turn are asked about at
+        length.
+        """
+        device = next(self.unet.parameters()).device
+        return device if device.type == "cuda" else self._execution_device
 
     def to(self, *args: Any, **kwargs: Any) -> OneStepSRPipeline:
         """Move or cast every part; embeddings of the old device and type are forgotten."""
@@ -207,7 +214,7 @@ class OneStepSRPipeline(AdapterMethods, DiffusionPipeline):
     ) -> RestoreReport:
         """`Restorer.restore_into` with the saved prompt."""
         prompt = self.config.prompt if options.prompt is None else options.prompt
-        restorer = Restorer(self.generator, self._execution_device)
+        restorer = Restorer(self.generator, self._device_of_passes())
         return restorer.restore_into(sink, pictures, frame, seeds, replace(options, prompt=prompt))
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 import torch
 
+from gdpo_sr.generators.half_norm import HALF, use_half_norm
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
+from gdpo_sr.generators.remembered import tensors_of
 from gdpo_sr.pipelines.color_fix_rows import fix_rows
 from gdpo_sr.pipelines.memory_limits import Tiling, first_that_fits, plan_tilings
 from gdpo_sr.pipelines.noise_field import NoiseField
@@ -59,6 +62,7 @@ class Restorer:
 
     def compile(self) -> None:
         """Compile the networks by `torch.compile`, which happens when they first run."""
+        self.generator.recorder = None
         vae = self.generator.vae
         for network in (self.generator.unet, vae.encoder, vae.decoder):
             network.compile()
@@ -91,6 +95,7 @@ class Restorer:
         if options.t_add is not None:
             self.generator.scheduler.check_timestep("t_add", options.t_add)
         device = self.device
+        self._quicken()
         views = [ResizedView(p.to(device, torch.float32), frame) for p in pictures]
         channels = self.generator.vae.config.latent_channels
         fields = [[NoiseField(seed, channels) for seed in group] for group in seeds]
@@ -98,6 +103,8 @@ class Restorer:
         embeds = self.generator.prompt_encoder([prompt]).to(device)
 
         def attempt(tiling: Tiling) -> RestoreReport:
+            if tiling != asked and self.generator.recorder is not None:
+                self.generator.recorder.clear()  # memory ran out
             grid = self._grid(frame, tiling)
             restorer = TileRestorer(self.generator, embeds, options.t_add, tiling.batch_size)
             rows = restorer.rows(views, fields, grid)
@@ -107,7 +114,8 @@ class Restorer:
 
         side = max(frame.height, frame.width) / self.generator.pixels_per_latent
         tilings = plan_tilings(side, options.tile, options.tile_overlap, options.batch_size)
-        report, shortages = first_that_fits(attempt, tilings)
+        asked = next(tilings)
+        report, shortages = first_that_fits(attempt, chain([asked], tilings))
         if report.retried:
             logging.getLogger("gdpo_sr").warning(
                 "%d tiles were not finite in %s and computed again in float32",
@@ -115,6 +123,18 @@ class Restorer:
                 next(self.generator.unet.parameters()).dtype,
             )
         return replace(report, shortages=shortages)
+
+    def _quicken(self) -> None:
+        """On a GPU in half precision: channels last, as convolutions there want them."""
+        networks = (self.generator.unet, self.generator.vae)
+        half = next(networks[0].parameters()).dtype in HALF
+        if self.device.type != "cuda" or not half or self.generator.recorder is None:
+            return
+        use_half_norm(networks)
+        for network in networks:
+            kernels = (w for w in tensors_of(network) if w.ndim == 4 and w[0, 0].numel() > 1)
+            if next(kernels, torch.empty(0)).is_contiguous():
+                network.to(memory_format=torch.channels_last)
 
     def _grid(self, frame: Frame, tiling: Tiling) -> TileGrid:
         ratio = self.generator.pixels_per_latent

@@ -21,6 +21,7 @@ Rows = tuple[int, torch.Tensor]
 
 
 STRIP = 128  # rows that are handed on at a time
+GPU_AREA = 2**20  # pixels handed on at a time by a GPU, which is slowed down by small pieces
 
 
 @dataclass
@@ -62,9 +63,9 @@ class TileRestorer:
         band = torch.zeros(shape, device=views[0].source.device)
         for index, (top, below) in enumerate(zip(grid.rows, [*grid.rows[1:], height], strict=True)):
             self._add_tiles(band, top, grid.row_weights[index], views, fields, grid)
-            finished = below - top
-            for row in range(0, finished, STRIP):
-                yield top + row, band[..., row : min(row + STRIP, finished), :width]
+            finished, strip = below - top, _strip(band)
+            for row in range(0, finished, strip):
+                yield top + row, band[..., row : min(row + strip, finished), :width]
             shared = grid.high - finished
             band[..., :shared, :] = band[..., finished:, :].clone()
             band[..., shared:, :] = 0
@@ -128,7 +129,7 @@ class TileRestorer:
         self, pixels: torch.Tensor, noises: Sequence[torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Restored tiles (b, G, 3, H, W) and which of them are finite, (b,)."""
-        model, dtype = self.model, self.model.unet.dtype
+        model, dtype = self.model, next(self.model.unet.parameters()).dtype
         embeds = self.prompt_embeds.to(dtype).expand(len(pixels), -1, -1)
         latents = model.encode((pixels * 2 - 1).to(dtype))
         finite, images = latents.isfinite().flatten(1).all(1), []
@@ -139,6 +140,11 @@ class TileRestorer:
             for part in (restored, images[-1]):
                 finite = finite & part.isfinite().flatten(1).all(1)
         return torch.stack(images, 1), finite
+
+
+def _strip(band: torch.Tensor) -> int:
+    """Rows that are handed on at a time."""
+    return max(STRIP, GPU_AREA // band.shape[-1]) if band.is_cuda else STRIP
 
 
 @contextmanager

@@ -35,6 +35,7 @@ from gdpo_sr.trainer.build_data import (
     build_validation_pairs,
     cast_frozen,
     set_up_networks,
+    set_up_recorder,
 )
 from gdpo_sr.trainer.optimization import NetworkUpdate
 from gdpo_sr.trainer.processes import check_plain_processes
@@ -120,6 +121,7 @@ class NAOSDModel(BaseModel):
         if self.score is not None and self.score.unet is not self.generator.unet:
             networks.append(self.score.unet)
         set_up_networks(networks, self.options.train)
+        set_up_recorder(self.generator, self.options.train)
         if self.adapters is not None:  # else the whole model is saved, in float32
             cast_frozen(networks, self.accelerator.mixed_precision)
 

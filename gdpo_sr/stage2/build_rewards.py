@@ -7,6 +7,7 @@ import torch
 from gdpo_sr.config.reward_options import RewardOptions, RewardSetOptions
 from gdpo_sr.losses import LOSSES, GroupLoss
 from gdpo_sr.metrics.feature_maps import FEATURE_METRICS
+from gdpo_sr.metrics.registry import TF32
 from gdpo_sr.option_group import OptionGroup
 from gdpo_sr.rewards.base import Kind, Reward
 from gdpo_sr.rewards.feature_reward import FeatureReward
@@ -15,7 +16,7 @@ from gdpo_sr.rewards.registry import find_reward, load_user_modules
 from gdpo_sr.rewards.user_reward import UserReward
 from gdpo_sr.types import OptionError
 
-PRECISIONS = {"float32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
+PRECISIONS = {"float32": None, TF32: TF32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def build_rewards(sets: RewardSetOptions, device: str, rng: torch.Generator) -> dict[str, Reward]:

@@ -29,6 +29,7 @@ from gdpo_sr.trainer.build_data import (
     build_validation_pairs,
     cast_frozen,
     set_up_networks,
+    set_up_recorder,
 )
 from gdpo_sr.trainer.processes import (
     check_plain_processes,
@@ -72,9 +73,11 @@ class GDPOModel(BaseModel):
             add_lora(unet, o.train.lora.rank, o.train.lora.alpha, o.train.lora.dropout)
         self.meaning = Meaning.of(self.generator, o.network_g)
         set_up_networks([unet, self.generator.vae], o.train)
+        set_up_recorder(self.generator, o.train)
         if spreads_weights(self.accelerator):
             check_spread(self.accelerator, o.train.channels_last, o.train.compile)
             shard_frozen(unet, self.accelerator)
+            self.generator.recorder = None
         else:
             check_plain_processes(self.accelerator, "stage 2")
             cast_frozen([unet, self.generator.vae], self.accelerator.mixed_precision)
@@ -125,10 +128,11 @@ class GDPOModel(BaseModel):
         """Groups, scores and advantages of one update (ALGORITHM: section 3)."""
         items = []
         for batch in batches:
+            on_host = batch.hr.cpu()
             with self.timer("sampling"):
                 group = self.step.sample(batch)
             with self.timer("rewards"):
-                items.append(self.step.score(group, batch.hr))
+                items.append(self.step.score(group, batch.hr, on_host))
                 if self.iteration == 0 and batch is batches[0]:
                     self._warn_of_hacks(group, batch)
         self.step.set_advantages(items, self.accelerator.gather)

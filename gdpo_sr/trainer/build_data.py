@@ -20,6 +20,7 @@ from gdpo_sr.data.online_dataset import OnlineDataset
 from gdpo_sr.data.paired_dataset import PairedDataset
 from gdpo_sr.data.validation import make_validation_set
 from gdpo_sr.generators.base_folder import base_folder
+from gdpo_sr.generators.half_norm import use_half_norm
 from gdpo_sr.generators.load import build_generator, load_components
 from gdpo_sr.generators.load_part import load_text_encoder
 from gdpo_sr.generators.noise_aware_generator import NoiseAwareGenerator
@@ -128,6 +129,18 @@ def set_up_networks(networks: list[nn.Module], train: RunOptions) -> None:
             network.enable_slicing()
         if train.compile:
             _compile(network)
+        else:
+            use_half_norm([network])
+
+
+def set_up_recorder(generator: NoiseAwareGenerator, train: RunOptions) -> None:
+    """Whether passes of the networks become CUDA graphs. Activations that are computed again in the
+    backward pass ask for random states, which a recording cannot.
+    """
+    if train.compile or not train.cuda_graphs:
+        generator.recorder = None
+    elif generator.recorder is not None:
+        generator.recorder.gradients = not train.gradient_checkpointing
 
 
 def _compile(network: nn.Module) -> None:

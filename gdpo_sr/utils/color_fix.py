@@ -29,9 +29,12 @@ def adain_color_fix(target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
 
 
 def wavelet_color_fix(target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
-    """Details of `target` on the low frequencies of `source`, both (B, 3, H, W)."""
+    """Details of `target` on the low frequencies of `source`, both (B, 3, H, W).
+
+    A sum of blurs is the blur of the sum, so one is enough.
+    """
     _check_same_size(target, source)
-    return target - _low_frequencies(target) + _low_frequencies(source)
+    return target + _low_frequencies(source - target)
 
 
 def apply_color_fix(name: str, target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:

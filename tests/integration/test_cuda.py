@@ -9,6 +9,7 @@ what is left between the two is the order of sums.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,9 @@ import torch
 from accelerate.state import AcceleratorState
 
 from gdpo_sr import inference
+from gdpo_sr.checkpoints.lora import adapters_disabled, add_lora, lora_parameters
+from gdpo_sr.generators.half_norm import use_half_norm
+from gdpo_sr.generators.recorded import ReplayedGradient, ReplayedPass
 from gdpo_sr.metrics import create_metric
 from gdpo_sr.pipelines.one_step_sr import OneStepSRPipeline
 from gdpo_sr.stage1.naosd_model import NAOSDModel
@@ -103,6 +107,63 @@ def test_a_compiled_unet_computes_the_same_gradient(base: Path, tmp_path: Path, 
     assert relative(found[1], expected[1]) < 1e-2
 
 
+def run_of(base: Path, folder: Path, **changes) -> tuple[GDPOModel, dict[str, torch.Tensor]]:
+    """A run of six updates and what it trained."""
+    model = stage2.build(base, folder, train__total_iter=6, **changes)
+    move_policy(model)
+    assert model.fit()
+    return model, stage2.trained(model)
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_recorded_passes_train_the_same(base, tmp_path, monkeypatch, precision):
+    """In every update the weights have changed in place since the passes were recorded."""
+    on("cuda", monkeypatch)
+    same = {"train__mixed_precision": precision}
+    _, plain = run_of(base, tmp_path / "plain", train__cuda_graphs=False, **same)
+    model, found = run_of(base, tmp_path / "graphs", **same)
+    kinds = [type(one) for one in model.generator.recorder._found.values()]
+    assert ReplayedGradient in kinds
+    assert ReplayedPass in kinds
+    values = [torch.cat([v.flatten().cpu() for v in x.values()]) for x in (found, plain)]
+    assert relative(*values) < (1e-4 if precision == "no" else 1e-2)
+
+
+def test_recorded_pictures_are_those_of_the_passes_themselves(base, tmp_path, monkeypatch):
+    on("cuda", monkeypatch)
+    pipe = OneStepSRPipeline.from_pretrained(base).to("cuda")
+    pipe.set_progress_bar_config(disable=True)
+    picture = torch.rand(3, 16, 16)
+
+    def restore() -> torch.Tensor:
+        rng = torch.Generator().manual_seed(0)
+        return pipe(picture, generator=rng, output_type="pt").images
+
+    def compare() -> torch.Tensor:
+        pictures = [restore() for _ in range(4)]
+        recorder, pipe.generator.recorder = pipe.generator.recorder, None
+        expected = restore()
+        pipe.generator.recorder = recorder
+        for found in pictures:
+            assert torch.allclose(found, expected, atol=1e-5)
+        return expected
+
+    first = compare()
+    assert pipe.generator.recorder._found
+    with torch.no_grad():
+        next(pipe.unet.parameters()).mul_(1.5)
+    second = compare()
+    assert not torch.equal(first, second)
+    add_lora(pipe.unet)
+    with torch.no_grad():
+        for parameter in lora_parameters(pipe.unet):
+            parameter.normal_(std=0.1)
+    third = compare()
+    with adapters_disabled(pipe.unet):
+        assert torch.allclose(compare(), second, atol=1e-5)
+    assert not torch.allclose(third, second, atol=1e-3)
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_trains_without_a_skipped_update(base, tmp_path, monkeypatch, precision):
     """fp16 starts with a large loss scale and may skip first updates until it fits."""
@@ -172,3 +233,40 @@ def test_the_commands_run_on_the_device(base: Path, tmp_path: Path, monkeypatch)
     command = ["-i", str(VAL), "-o", str(out), "--base", str(base), "--lora", str(lora)]
     assert inference.main([*command, "--precision", "bf16"]) == 0
     assert len(list(out.glob("*.png"))) == len(list(VAL.iterdir()))
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_an_untrained_policy_is_the_reference_in_half_precision(
+    base, tmp_path, monkeypatch, channels_last
+):
+    """The first is recorded with a graph, the second without: ln 2 is the loss of equal ones."""
+    on("cuda", monkeypatch)
+    changes = {"train__mixed_precision": "bf16", "train__channels_last": channels_last}
+    model = stage2.build(base, tmp_path, **changes)
+    batch = model.to_batch(next(model._batches()))
+    for _ in range(3):
+        [item] = model.prepare_update([batch])
+        inputs = model.step.inputs(item)
+        errors = inputs.errors(inputs.predict(model.generator))
+        assert torch.equal(errors.policy, errors.reference)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_group_norm_in_half_precision_is_torchs(layout):
+    rng = torch.Generator().manual_seed(0)
+    x, given = (torch.randn(2, 64, 40, 24, generator=rng).bfloat16() for _ in range(2))
+    layer = torch.nn.GroupNorm(32, 64)
+    torch.nn.init.normal_(layer.weight)
+    found = []
+    for kind in (torch.float64, torch.bfloat16):
+        own = deepcopy(layer).to("cuda", kind if kind == torch.float64 else torch.float32)
+        if kind == torch.bfloat16:
+            use_half_norm([own])
+        moved = x.to("cuda", kind).to(memory_format=layout).requires_grad_()
+        y = own(moved)
+        [gradient] = torch.autograd.grad(y, moved, given.to("cuda", kind))
+        found.append((y.double(), gradient.double()))
+        assert y.dtype == kind
+    assert type(own).__name__ == "HalfNorm"
+    for exact, half in zip(*found, strict=True):
+        assert relative(half, exact) < 4e-3

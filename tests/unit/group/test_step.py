@@ -142,6 +142,13 @@ def test_cells_of_pictures_that_are_not_square(network):
     torch.testing.assert_close(scored.advantages[0, :, 0, 11], last_of_first_row[0])
 
 
+def test_texture_may_be_found_on_another_device(network):
+    step = make_step(network, reward=reward_options(fixed_perception_weight=None))
+    group, other = step.sample(batch()), batch().hr.flip(-1) * 0.5
+    expected = step.score(group, other).texture
+    assert torch.equal(step.score(group, batch().hr, other).texture, expected)
+
+
 def test_all_batches_of_an_update_share_their_statistics(network):
     step = make_step(network, advantage={"type": "batch_std", "clip": None})
     items = [step.score(step.sample(batch()), batch().hr) for _ in range(2)]

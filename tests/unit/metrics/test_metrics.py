@@ -244,3 +244,23 @@ def test_niqe_parameters_are_those_of_basicsr():
     assert np.array_equal(written["mu_prisparam"].ravel(), recorded["mu_pris_param"].ravel())
     assert np.array_equal(written["cov_prisparam"], recorded["cov_pris_param"])
     assert not path.exists()
+
+
+def test_tf32_holds_while_a_metric_computes_and_no_longer():
+    seen = []
+
+    def model(images, references):
+        seen.append(torch.get_float32_matmul_precision())
+        if len(seen) == 2:
+            raise ValueError("no score")
+        return images.mean((1, 2, 3))
+
+    metric = Metric("own", model, False, True)
+    before = torch.get_float32_matmul_precision()
+    images = torch.rand(1, 3, 8, 8)
+    for precision in (None, "tf32", "tf32"):
+        metric.precision = precision
+        metric(images, images)
+        assert torch.get_float32_matmul_precision() == before
+    assert seen[0] == before
+    assert set(seen[1:]) == {"high"}

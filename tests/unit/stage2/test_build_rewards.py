@@ -30,7 +30,8 @@ def test_direction(group):
 
 
 @pytest.mark.parametrize(
-    ("precision", "dtype"), [("float32", None), ("fp16", torch.float16), ("bf16", torch.bfloat16)]
+    ("precision", "dtype"),
+    [("float32", None), ("tf32", "tf32"), ("fp16", torch.float16), ("bf16", torch.bfloat16)],
 )
 def test_precision_of_the_network(precision: str, dtype: torch.dtype | None):
     assert build(precision=precision).metric.precision is dtype

@@ -44,12 +44,12 @@ def stage2(clock: Clock, accumulation: int) -> GDPOModel:
     model.timer, model.iteration = Timer(torch.device("cpu")), 0
     model.beside, model.rewards = {}, {}
     model.log = SimpleNamespace(is_due=lambda iteration: True)
-    model.to_batch = lambda item: clock.work(0.5, SimpleNamespace(hr=None))
+    model.to_batch = lambda item: clock.work(0.5, SimpleNamespace(hr=torch.zeros(1)))
     loss = LossOutput(torch.zeros(()), {"seconds_loss": torch.ones(()), "won": torch.ones(())})
 
     class Step:
         sample = staticmethod(lambda batch: clock.work(1))
-        score = staticmethod(lambda group, hr: clock.work(2))
+        score = staticmethod(lambda group, hr, on_host: clock.work(2))
         liked_hacks = staticmethod(lambda group, hr: {})
         set_advantages = staticmethod(lambda items, gather: None)
 
