@@ -138,7 +138,7 @@ def recover(place: str | Path) -> None:
             os.replace(backup, place)
     for left in place.parent.glob(f".{_key(place)}.*.tmp"):
         owner = left.name.split(".")[2]
-        if owner.isdigit() and not _alive(int(owner)):
+        if owner.isdecimal() and not _alive(int(owner)):
             _remove(left)
 
 

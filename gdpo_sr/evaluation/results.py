@@ -94,7 +94,7 @@ class Evaluation:
 def natural_key(text: str) -> list[tuple[int, int, str]]:
     """Sorts run_2 before run_10."""
     parts = re.split(r"(\d+)", text)
-    return [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in parts if p]
+    return [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in parts if p]
 
 
 def in_order(entries: Mapping[str, Any]) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def read_run(folder: Path) -> RunFacts:
         CheckpointError: the figures of its last validation cannot be read.
         OptionError: its options cannot.
     """
-    states = [int(f.name) for f in (folder / "training_states").glob("*") if f.name.isdigit()]
+    states = [int(f.name) for f in (folder / "training_states").glob("*") if f.name.isdecimal()]
     options = read_yaml(folder / "options.yml")
     files = sorted(folder.glob("validation_*.json"))
     updates = max(states) if states else None

@@ -167,8 +167,19 @@ class NetworkUpdate:
     def _load_optimizer(self, saved: dict[str, Any]) -> None:
         own = [{key: group[key] for key in HYPERPARAMETERS} for group in self._groups]
         (self.spread or self.optimizer).load_state_dict(saved)
+        if self.spread is None:
+            self._check_moments()
         for group, values in zip(self._groups, own, strict=True):
             group.update(values)
+
+    def _check_moments(self) -> None:
+        """Raise ValueError unless every moment has its parameter's shape: AdamW meets them at its
+        next step.
+        """
+        for parameter, values in self.optimizer.state.items():
+            shapes = [values[name].shape for name in ("exp_avg", "exp_avg_sq")]
+            if any(shape != parameter.shape for shape in shapes) or values["step"].numel() != 1:
+                raise ValueError(f"moments {shapes} of a parameter {tuple(parameter.shape)}")
 
     @property
     def _groups(self) -> list[dict[str, Any]]:

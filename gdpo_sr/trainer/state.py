@@ -159,7 +159,7 @@ def _numbered(folder: Path) -> list[Path]:
     """Folders of states, whatever is left in them, oldest first."""
     if not folder.is_dir():
         return []
-    return sorted(f for f in folder.iterdir() if f.name.isdigit() and f.is_dir())
+    return sorted(f for f in folder.iterdir() if f.name.isdecimal() and f.is_dir())
 
 
 def load_state(folder: Path) -> dict[str, Any]:
@@ -189,7 +189,7 @@ def load_state(folder: Path) -> dict[str, Any]:
             f"'{folder}' has lost its {SUMS_FILE}, so nobody knows whether it is whole: resume "
             "from another state with path.resume_state"
         )
-    if folder.name.isdigit() and str(int(folder.name)) != str(state["iteration"]):
+    if folder.name.isdecimal() and str(int(folder.name)) != str(state["iteration"]):
         raise CheckpointError(
             f"'{file}' is of iteration {state['iteration']}, not of its folder's: move it elsewhere"
         )

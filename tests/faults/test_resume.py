@@ -13,6 +13,7 @@ import torch
 
 from gdpo_sr.config.resume_rules import RULES, changes_of, rule_of
 from gdpo_sr.config.schema import STAGES
+from gdpo_sr.trainer.state import StateFolder
 from gdpo_sr.types import CheckpointError
 from tests.faults.option_changes import change_options, kinds_of
 from tests.faults.runs import FILES, log_of, outcome, times, train
@@ -118,6 +119,31 @@ def test_states_of_another_program_are_one_line(base: Path, tmp_path: Path):
         with pytest.raises(CheckpointError) as told:
             model.load_newest(auto=True)
         assert "\n" not in str(told.value), (key, value)
+
+
+MOMENTS = [("exp_avg", torch.zeros(3)), ("exp_avg_sq", torch.zeros(())), ("step", torch.zeros(2))]
+
+
+@pytest.mark.parametrize(("name", "value"), [*MOMENTS, ("exp_avg", 1), ("exp_avg", None)])
+def test_moments_that_fit_no_parameter_are_one_line(
+    name: str, value: object, base: Path, finished: Path, tmp_path: Path, capsys
+):
+    """Found: of a single parameter they were not looked at, and ended the next update."""
+    folder = copy_of(finished, tmp_path) / "training_states" / "0000003"
+    state = torch.load(folder / "state.pt", weights_only=True)
+    state["optimizer"]["state"][1][name] = value
+    StateFolder(folder.parent, tmp_path, "lora_latest", 2).save(3, state)
+    assert train("stage2", base, tmp_path, "--auto_resume", train__total_iter=4) == 2
+    assert "is no state of such a run" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_folders_whose_names_are_no_numbers(base: Path, finished: Path, tmp_path: Path):
+    """Found: for Python a superscript two is a digit."""
+    run = copy_of(finished, tmp_path)
+    for name in ("\u00b2", "\u0663", "-1", "1e3", "9" * 200):
+        (run / "training_states" / name).mkdir()
+    assert train("stage2", base, tmp_path, "--auto_resume", train__total_iter=4) == 0
+    assert "0000003 at iteration 3" in log_of(run)
 
 
 @pytest.mark.parametrize(
