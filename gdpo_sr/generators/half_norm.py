@@ -25,8 +25,11 @@ class HalfNorm(nn.GroupNorm):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not (x.is_cuda and x.dtype in HALF):
             return super().forward(x)
+        given = x, self.num_groups, self.weight, self.bias, self.eps
+        if not torch.is_autocast_enabled("cuda"):
+            return group_norm(*given)
         with torch.autocast("cuda", enabled=False):
-            return group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+            return group_norm(*given)
 
 
 def use_half_norm(networks: Iterable[nn.Module]) -> None:
@@ -45,7 +48,29 @@ def group_norm(
     The variance is the mean square less the square of the mean, both of float32: what cancels there
     is less than what half precision rounded away from x before.
     """
-    return _GroupNorm.apply(x, groups, weight, bias, eps)
+    if torch.is_grad_enabled():
+        return _GroupNorm.apply(x, groups, weight, bias, eps)
+    return _normalised(x, groups, weight, bias, eps)[0]
+
+
+def _normalised(
+    x: torch.Tensor, groups: int, weight: torch.Tensor, bias: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The result, and the means and inverse deviations (N, groups, 1); by few kernels, for each
+    costs the host as much as a large one.
+    """
+    pixels, count = tuple(range(2, x.ndim)), x[0, 0].numel()
+    sums = x.new_empty(2, *x.shape[:2], dtype=torch.promote_types(x.dtype, torch.float32))
+    torch.mean(x, pixels, dtype=sums.dtype, out=sums[0])
+    torch.linalg.vector_norm(x, 2, pixels, dtype=sums.dtype, out=sums[1])
+    sums[1].square_()
+    mean, square = sums.view(2, len(x), groups, -1).mean(-1, keepdim=True)
+    variance = torch.sub(square, mean.square(), alpha=count).clamp_(min=0)  # times the pixels
+    inverse = variance.add_(count * eps).rsqrt_().mul_(count**0.5)
+    scale = inverse * weight.view(groups, -1)
+    shift = torch.addcmul(bias.view(groups, -1), mean, scale, value=-1)
+    y = _scaled(x, scale.flatten(1), shift.flatten(1))
+    return y, mean, inverse
 
 
 class _GroupNorm(torch.autograd.Function):
@@ -58,44 +83,34 @@ class _GroupNorm(torch.autograd.Function):
         bias: torch.Tensor,
         eps: float,
     ) -> torch.Tensor:
-        pixels = tuple(range(2, x.ndim))
-        kind = torch.promote_types(x.dtype, torch.float32)
-        squares = torch.linalg.vector_norm(x, 2, pixels, dtype=kind).square()
-        mean = _of_groups(x.mean(pixels, dtype=kind), groups)
-        square = _of_groups(squares / (x[0, 0].numel()), groups)
-        deviation = (square - mean.square()).clamp_(min=0).add_(eps).sqrt_()
-        ctx.groups = groups
-        ctx.save_for_backward(x, weight, mean, deviation)
-        scale = weight / deviation
-        return _scaled(x, scale, bias - mean * scale)
+        y, mean, inverse = _normalised(x, groups, weight, bias, eps)
+        ctx.save_for_backward(x, weight, mean, inverse)
+        return y
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, given: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, weight, mean, deviation = ctx.saved_tensors
-        pixels = tuple(range(2, x.ndim))
-        total = given.sum(pixels, dtype=mean.dtype)
-        product = (given.to(mean.dtype) * x).sum(pixels)
-        along = (product - mean * total) / deviation  # of the gradient and the normalised x
-        part = _of_groups(weight * along, ctx.groups) / (x[0, 0].numel() * deviation.square())
-        level = _of_groups(weight * total, ctx.groups) / (x[0, 0].numel() * deviation)
-        rest = _scaled(x, -part, mean * part - level, mean.dtype)
-        gradient = _scaled(given, weight / deviation, rest, x.dtype)
+        x, weight, mean, inverse = ctx.saved_tensors
+        pixels, (n, groups, _) = tuple(range(2, x.ndim)), mean.shape
+        weights = weight.view(groups, -1)
+        total = given.sum(pixels, dtype=mean.dtype).view(n, groups, -1)
+        product = (given.to(mean.dtype) * x).sum(pixels).view(n, groups, -1)
+        along = (product - mean * total) * inverse  # of the gradient and the normalised x
+        count = x[0, 0].numel()
+        part = (weights * along).mean(-1, keepdim=True) * inverse.square() / count
+        level = (weights * total).mean(-1, keepdim=True) * inverse / count
+        each = torch.ones_like(total)  # channel of a group
+        slope, shift = (each * v for v in (-part, mean * part - level))
+        rest = _scaled(x, slope.flatten(1), shift.flatten(1), mean.dtype)
+        gradient = _scaled(given, (inverse * weights).flatten(1), rest, x.dtype)
         needed = ctx.needs_input_grad
         return (
             gradient if needed[0] else None,
             None,
-            along.sum(0).to(weight.dtype) if needed[2] else None,
-            total.sum(0).to(weight.dtype) if needed[3] else None,
+            along.sum(0).flatten().to(weight.dtype) if needed[2] else None,
+            total.sum(0).flatten().to(weight.dtype) if needed[3] else None,
             None,
         )
-
-
-def _of_groups(values: torch.Tensor, groups: int) -> torch.Tensor:
-    """Values (N, C) of channels -> the mean of the group of each channel, (N, C)."""
-    n, channels = values.shape
-    means = values.view(n, groups, -1).mean(-1, keepdim=True)
-    return means.expand(n, groups, channels // groups).reshape(n, channels)
 
 
 def _scaled(
