@@ -98,12 +98,12 @@ def run(options: Options, auto_resume: bool) -> Result:
 
     import torch
 
-    from gdpo_sr.trainer.processes import without_exits, without_the_lost
+    from gdpo_sr.trainer.processes import without_exits, without_shortage, without_the_lost
     from gdpo_sr.trainer.stop_signal import StopSignal
 
     accelerator = build_accelerator(options)
-    alone = accelerator.num_processes == 1
-    with StopSignal(at_once=alone) as stop, without_the_lost(accelerator), without_exits():
+    stop = StopSignal(at_once=accelerator.num_processes == 1)
+    with stop, without_the_lost(accelerator), without_exits(), without_shortage():
         model = train(options, auto_resume, accelerator, stop)
         result = Result(
             model.finished,

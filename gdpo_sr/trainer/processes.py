@@ -15,6 +15,7 @@ from accelerate.utils import InitProcessGroupKwargs, is_torch_version
 from torch import nn
 
 from gdpo_sr.generators.families import network_family
+from gdpo_sr.pipelines.memory_limits import is_shortage
 from gdpo_sr.trainer.spread_optimizer import spreads_states
 from gdpo_sr.types import GDPOSRError, OptionError, ProcessError
 
@@ -85,6 +86,21 @@ def without_exits() -> Iterator[None]:
         raise GDPOSRError(
             f"a reward, a metric or its library ended the program (sys.exit({error.code!r:.100})): "
             "mend it, then go on with --auto_resume"
+        ) from error
+
+
+@contextmanager
+def without_shortage() -> Iterator[None]:
+    """Inside, memory that runs out, of a GPU or of the machine, becomes a GDPOSRError."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_shortage(error):
+            raise
+        raise GDPOSRError(
+            f"memory ran out ({' '.join(str(error).split())[:120] or 'of the machine'}): set "
+            "train.gradient_checkpointing: true, or halve datasets.train.batch_size and double "
+            "train.accumulation, then go on with --auto_resume"
         ) from error
 
 

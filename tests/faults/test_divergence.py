@@ -89,8 +89,10 @@ def test_short_runs_end_too(total: int, limit: int):
     [
         (RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed. "), "num_workers"),
         (KeyboardInterrupt(), "stopped"),
+        (torch.OutOfMemoryError("CUDA out of memory.\nTried"), "train.gradient_checkpointing"),
+        (MemoryError(), "memory ran out (of the machine)"),
     ],
-    ids=["worker", "interrupt"],
+    ids=["worker", "interrupt", "GPU's memory", "memory"],
 )
 def test_what_ends_a_run_from_outside_is_one_line(
     error: BaseException, words: str, base: Path, tmp_path: Path, monkeypatch, capsys
@@ -99,7 +101,7 @@ def test_what_ends_a_run_from_outside_is_one_line(
         raise error
 
     monkeypatch.setattr(GDPOModel, "prepare_update", ends)
-    assert train("stage2", base, tmp_path) == (2 if words == "num_workers" else 130)
+    assert train("stage2", base, tmp_path) == (130 if words == "stopped" else 2)
     assert words in capsys.readouterr().err.splitlines()[-1]
 
 
