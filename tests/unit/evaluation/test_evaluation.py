@@ -140,6 +140,7 @@ def test_json_round_trip(tmp_path: Path):
 def test_natural_order():
     assert sorted(["s10", "s2", "a", "1"], key=natural_key) == ["1", "a", "s2", "s10"]
     assert [*range(3)] == sorted(range(3), key=lambda i: natural_key(f"{i}"))
+    assert sorted(["\u00b2", "1"], key=natural_key) == ["1", "\u00b2"]  # a digit and no number
 
 
 def test_runs_are_in_natural_order(tmp_path: Path):
