@@ -149,7 +149,7 @@ def _costs(runner: Runner) -> str:
     return f"""## Cost
 
 {training / 60:.0f} minutes of training, {measuring / 60:.0f} minutes for {len(rows)} measurements;
-one process on a machine with two CPU cores, which may have had other work to do."""
+one process for a run, on cores that may have had other work to do."""
 
 
 def _said(heading: str, text: str) -> str:
