@@ -112,7 +112,7 @@ def image_size(path: StrPath, frame: int = 0) -> tuple[int, int]:
             with open_picture(file) as image:
                 seek(image, frame)
                 (width, height), turned = image.size, orientation(image)
-        if not width * height:
+        if not all(isinstance(side, int) and side > 0 for side in (width, height)):  # TIFF: several
             raise ValueError(f"its header says {width}x{height} pixels")
         return (width, height) if turned in _SIDEWAYS else (height, width)
 

@@ -38,8 +38,11 @@ def test_mutated_adapters(base: Path, adapters: list[Path], tmp_path: Path):
 
 
 def test_mutated_pictures(tmp_path: Path):
-    """Found by seed 60: a TIFF whose header gives no width was said to be of 0 pixels."""
+    """Found by seed 60: a TIFF whose header gives no width was said to be of 0 pixels; by 3045: one
+    that gives two heights, of a size that is no number.
+    """
     check_whole(tmp_path)
+    assert not spoil_pictures(tmp_path, range(3045, 3046)).wrong
     found = spoil_pictures(tmp_path, range(200))
     assert not found.wrong and 50 < found.refused < 190
 
