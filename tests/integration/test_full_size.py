@@ -45,6 +45,8 @@ PRESETS = {
         "name",
         "train.accumulation",
         "train.gradient_checkpointing",
+        "train.cuda_graphs",
+        "train.group_chunk",
         "train.update_chunk",
     },
 }
