@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from multiprocessing import resource_tracker
+from multiprocessing.connection import wait
 from typing import Any
 
 import torch
@@ -50,6 +52,7 @@ class _Loader(DataLoader[dict[str, Any]]):
     """
 
     def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+        batches = None
         try:
             with _interrupts_wait() if self.num_workers else nullcontext():
                 batches = super().__iter__()
@@ -61,7 +64,18 @@ class _Loader(DataLoader[dict[str, Any]]):
         except (EOFError, OSError, RuntimeError) as error:
             if not is_lost_worker(error):
                 raise
+            _hear_out(batches)
             raise ProcessError(LOST_WORKER) from error
+
+
+def _hear_out(batches: object) -> None:
+    """Wait until torch's handler of SIGCHLD has spoken of a worker that has ended: it speaks at any
+    moment, and else in the midst of whoever tells of the loss.
+    """
+    ends = [worker.sentinel for worker in getattr(batches, "_workers", ())]
+    with suppress(RuntimeError):
+        wait(ends, 1.0)
+        time.sleep(0.1)
 
 
 @contextmanager

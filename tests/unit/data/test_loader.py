@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 from torch.utils.data import Dataset
 
-from gdpo_sr.data.loader import is_lost_worker, make_loader
+from gdpo_sr.data.loader import _hear_out, is_lost_worker, make_loader
 from gdpo_sr.types import ProcessError
 
 
@@ -36,6 +37,25 @@ def test_a_worker_does_not_hear_ctrl_c_and_its_death_is_known():
         while True:
             next(batches)
     assert isinstance(told.value, ProcessError) or is_lost_worker(told.value)
+
+
+def test_torchs_signal_does_not_come_after_the_loss_is_told():
+    """Found in CI: the connection had ended first, and the signal hit whatever ran next."""
+
+    def handler(*_: object) -> None:
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+    ended, other = os.pipe()
+    os.close(other)
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        _hear_out(SimpleNamespace(_workers=[SimpleNamespace(sentinel=ended)]))
+        assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        os.close(ended)
 
 
 @pytest.mark.parametrize(
