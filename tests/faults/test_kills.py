@@ -31,8 +31,8 @@ from tests.faults.runs import FILES, forked, log_of, told, train
 
 @pytest.mark.parametrize("stage", FILES)
 def test_a_few_operations(stage: str, base: Path, tmp_path: Path):
-    """Before an operation in 24 of those that change something."""
-    found = resume_copies(stage, base, tmp_path, 1 / 24, **UPDATES)
+    """Before an operation in sixteen of those that change something."""
+    found = resume_copies(stage, base, tmp_path, 1 / 16, **UPDATES)
     assert not found.wrong and found.tried > 1
 
 
